@@ -1,0 +1,1 @@
+"""Books as tiny models: corpus, teacher, distillation, judging, the shelf."""

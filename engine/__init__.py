@@ -1,0 +1,1 @@
+"""Inference only: weights, KV cache, adapter bank, scheduler, sampling, the worker process."""

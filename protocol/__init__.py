@@ -1,0 +1,1 @@
+"""The wire: messages, codec, session, client, server. SPEC.md is the authority."""

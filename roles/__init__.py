@@ -1,0 +1,1 @@
+"""Worlds and who lives in them: manager, director, characters, books, memory, saves."""

@@ -1,0 +1,1 @@
+"""The Textual console: a protocol client like any other."""
