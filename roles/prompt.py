@@ -14,6 +14,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from books.prompt import book_system as book_system
+from books.prompt import book_turn as book_turn
+from books.prompt import one_line as one_line
 from engine.requests import Message, Segment
 
 
@@ -44,11 +47,6 @@ class Notes:
             "actions": f"Actions: {', '.join(self.actions)}.\n" if self.actions else "",
         }
         return tuple(Segment(kind=kind, text=text) for kind, text in parts.items() if text)
-
-
-def one_line(text: str) -> str:
-    """The text with every run of white space, line breaks of any script included, as a space."""
-    return " ".join(text.split())
 
 
 def npc_system(name: str, role: str, persona: str) -> Message:
@@ -98,20 +96,3 @@ def director_turn(
     }
     segments = tuple(Segment(kind=kind, text=text) for kind, text in parts.items() if text)
     return Message(role="user", segments=segments)
-
-
-def book_system(title: str, author: str) -> Message:
-    """The stable head of a book's prompt."""
-    text = f"You are the book {one_line(title)} by {one_line(author)}. Answer from your pages only."
-    return Message(role="system", segments=(Segment(kind="persona", text=text),))
-
-
-def book_turn(passages: Sequence[str], question: str) -> Message:
-    """A reader's question after the passages it may rest on; the answer is `[answer]` or
-    `[unknown]` and then words."""
-    found = "".join(f"Passage: {one_line(passage)}\n" for passage in passages)
-    segments = (Segment(kind="lore", text=found),) if found else ()
-    return Message(
-        role="user",
-        segments=(*segments, Segment(kind="player", text=f"Reader: {one_line(question)}")),
-    )
