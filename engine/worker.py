@@ -1,0 +1,53 @@
+"""The worker process of SubprocessBackend: `python -m engine.worker`, frames over its pipes.
+
+It ends when its input closes, so it never outlives the process that started it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from typing import BinaryIO
+
+from engine.service import Command, Report, Service
+from engine.wire import HEADER, pack_report, unpack_command, unpack_setup
+
+
+def read_frame(stream: BinaryIO) -> bytes | None:
+    """The next frame's content, or None at the end of the stream."""
+    header = stream.read(HEADER.size)
+    if len(header) < HEADER.size:
+        return None
+    (size,) = HEADER.unpack(header)
+    content = stream.read(size)
+    return content if len(content) == size else None
+
+
+def main() -> None:
+    """Serve until the parent closes our input or says so."""
+    commands = sys.stdin.buffer
+    reports = os.fdopen(os.dup(sys.stdout.fileno()), "wb", buffering=0)
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # a library's print must not join the frames
+    setup = read_frame(commands)
+    if setup is None:
+        return
+    factory, config = unpack_setup(setup)
+    lock = threading.Lock()
+
+    def emit(report: Report) -> None:
+        with lock:
+            reports.write(pack_report(report))
+        if report.kind == "fatal":
+            os._exit(1)  # the reading thread below would keep a useless process alive
+
+    service = Service(factory, config, emit)
+    service.start()
+    while (content := read_frame(commands)) is not None:
+        service.put(unpack_command(content))
+    service.put(Command(0, "close"))
+    service.join(5.0)
+
+
+if __name__ == "__main__":
+    main()
