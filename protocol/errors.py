@@ -1,0 +1,99 @@
+"""Errors of the wire.
+
+ProtocolError
+├── FrameError        the other side sent bytes that are no message (wire code "bad_frame")
+├── OrderError        this side's caller broke the order of messages: a bug on our side
+├── Refusal           a request ended in an `error` message; carries its code
+├── NoServerError     nobody answers at the endpoint
+├── KeyRefusedError   the server doesn't accept this client's key, or isn't who it should be
+└── VersionError      the two sides share no protocol version
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Code(StrEnum):
+    """The `code` of an error message; SPEC.md says what a client should do about each."""
+
+    BAD_FRAME = "bad_frame"
+    BAD_VERSION = "bad_version"
+    BAD_REQUEST = "bad_request"
+    UNKNOWN_TYPE = "unknown_type"
+    UNKNOWN_AGENT = "unknown_agent"
+    NOT_FOUND = "not_found"
+    CONFLICT = "conflict"
+    DUPLICATE = "duplicate"
+    FORBIDDEN = "forbidden"
+    NO_SESSION = "no_session"
+    BUSY = "busy"
+    EXPIRED = "expired"
+    CANCELLED = "cancelled"
+    UNAVAILABLE = "unavailable"
+    FAILED = "failed"
+    UNSUPPORTED = "unsupported"
+    DRAINING = "draining"
+    INTERNAL = "internal"
+
+
+RETRYABLE = frozenset({Code.BUSY, Code.UNAVAILABLE, Code.NO_SESSION, Code.DRAINING})
+
+
+class ProtocolError(Exception):
+    """Root of everything the wire raises on purpose."""
+
+    exit_code = 1
+
+
+class FrameError(ProtocolError):
+    """Bytes that are no message: the one error that decoding can raise."""
+
+
+class OrderError(ProtocolError):
+    """Our own side tried to send what the session doesn't allow now."""
+
+
+class Refusal(ProtocolError):
+    """A request that ended in an error; services raise it, clients see it raised.
+
+    Args:
+        code: what went wrong.
+        message: one sentence that names the bad value and what would be right.
+        field: the body's field that is at fault, such as "actions.0.name".
+        retry_ms: when to try again, in milliseconds.
+    """
+
+    def __init__(
+        self,
+        code: Code | str,
+        message: str,
+        *,
+        field: str | None = None,
+        retry_ms: int | None = None,
+        retryable: bool | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.code = str(code)
+        self.message = message
+        self.field = field
+        self.retry_ms = retry_ms
+        self.retryable = code in RETRYABLE if retryable is None else retryable
+
+    @property
+    def exit_code(self) -> int:  # type: ignore[override]
+        """2 where the request itself was wrong, else 1."""
+        wrong = {Code.BAD_REQUEST, Code.UNKNOWN_AGENT, Code.NOT_FOUND, Code.UNKNOWN_TYPE}
+        return 2 if self.code in wrong else 1
+
+
+class NoServerError(ProtocolError):
+    """Nobody answered at the endpoint in time."""
+
+
+class KeyRefusedError(ProtocolError):
+    """The handshake failed: a wrong, absent or revoked key on either side."""
+
+
+class VersionError(ProtocolError):
+    """Client and server share no protocol version."""
