@@ -1,0 +1,66 @@
+"""Errors of the roles.
+
+RolesError
+├── WorldError         a world's files are wrong; says which file, which key, and what to do
+├── AgentError         nobody of that name lives in this world
+├── LineError          a line, question or event that cannot be answered as asked
+└── ServeError         the server could not start, or could not be reached
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+class RolesError(Exception):
+    """Root of everything the roles raise on purpose; the message names the bad value."""
+
+    exit_code = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One mistake in a world's files.
+
+    Attributes:
+        file: path inside the world, with `:line` where a line is known.
+        key: dotted key, heading or field that is wrong; "" when it is the file itself.
+        message: what is wrong, naming the value.
+        remedy: what to write instead.
+    """
+
+    file: str
+    key: str
+    message: str
+    remedy: str
+
+    def __str__(self) -> str:
+        where = f"{self.file}: {self.key}" if self.key else self.file
+        return f"{where}: {self.message}; {self.remedy}"
+
+
+class WorldError(RolesError):
+    """A world's files are wrong; `problems` lists every mistake found."""
+
+    exit_code = 2
+
+    def __init__(self, problems: list[Problem]) -> None:
+        self.problems = tuple(problems)
+        more = f" (and {len(problems) - 1} more: biblioteca validate)" if len(problems) > 1 else ""
+        super().__init__(f"{problems[0]}{more}")
+
+
+class AgentError(RolesError):
+    """Nobody of that name lives in this world."""
+
+    exit_code = 2
+
+
+class LineError(RolesError):
+    """A line, question or event cannot be answered as asked."""
+
+    exit_code = 2
+
+
+class ServeError(RolesError):
+    """The server could not start, or could not be reached."""

@@ -1,0 +1,109 @@
+"""Facts and who may know them.
+
+A lore file is Markdown: a heading of level two per fact, whose words are the fact's id, lines
+of `key: value` right below it (`know`, `after`, `place`), then the fact itself.
+
+    ## oil_jar
+    know: staff, ottavia
+    after: lamp_out
+    The lamp oil stands in a blue jar behind the globe.
+
+`know` lists characters, factions, places or `everyone`; whoever is one of them (or is in that
+place) knows the fact, once the event of `after`, if any, has happened. Front matter may set the
+same keys for every fact of its file.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Set
+from dataclasses import dataclass
+from pathlib import Path
+
+from roles.errors import Problem, WorldError
+from roles.problems import nearest, read_front_matter, shown
+
+EVERYONE = "everyone"
+_HEADING = re.compile(r"^##\s+(?P<id>.+?)\s*$")
+_SETTING = re.compile(r"^(?P<key>[a-z_]+):\s*(?P<value>.*)$")
+_ID = re.compile(r"^[a-z][a-z0-9_]*$")
+_KEYS = {"know", "after"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Fact:
+    """One thing that is true in the world.
+
+    Attributes:
+        know: characters, factions, places or "everyone"; being one of them is enough.
+        after: name of the event before which nobody knows it, or "".
+        file: where it is written, with its line.
+    """
+
+    id: str
+    text: str
+    know: frozenset[str]
+    after: str = ""
+    file: str = ""
+
+    def known_to(self, scopes: Set[str], happened: Set[str]) -> bool:
+        """Whether someone with these scopes may know it, given the events that happened."""
+        return bool(self.know & scopes) and (not self.after or self.after in happened)
+
+
+def read_facts(path: Path, root: Path) -> list[Fact]:
+    """The facts of one lore file.
+
+    Raises:
+        WorldError: listing every fact that is wrong.
+    """
+    table, body, first_line = read_front_matter(path, root)
+    file = shown(path, root)
+    problems = [
+        Problem(file, key, "is not a key of a lore file", nearest(key, _KEYS))
+        for key in set(table) - _KEYS
+    ]
+    defaults = {key: _words(value) for key, value in table.items() if key in _KEYS}
+    facts = []
+    for line, heading, lines in _sections(body, first_line):
+        try:
+            facts.append(_fact(heading, lines, defaults, f"{file}:{line}"))
+        except WorldError as error:
+            problems += error.problems
+    if problems:
+        raise WorldError(problems)
+    return facts
+
+
+def _sections(body: str, first_line: int) -> Iterable[tuple[int, str, list[str]]]:
+    sections: list[tuple[int, str, list[str]]] = []
+    for number, line in enumerate(body.splitlines(), first_line):
+        if match := _HEADING.match(line):
+            sections.append((number, match["id"], []))
+        elif sections:
+            sections[-1][2].append(line)
+    return sections
+
+
+def _fact(heading: str, lines: list[str], defaults: dict[str, str], where: str) -> Fact:
+    settings = dict(defaults)
+    while lines and (match := _SETTING.match(lines[0])) and match["key"] in _KEYS:
+        settings[match["key"]] = match["value"]
+        lines = lines[1:]
+    text = " ".join(" ".join(lines).split())
+    know = frozenset(part.strip() for part in settings.get("know", "").split(",") if part.strip())
+    if not _ID.match(heading):
+        raise _mistake(where, heading, "is not an id", "write ## like_this, lower case")
+    if not know:
+        raise _mistake(where, heading, "says not who knows it", "add `know: everyone` below it")
+    if not text:
+        raise _mistake(where, heading, "has no text", "write the fact below its settings")
+    return Fact(id=heading, text=text, know=know, after=settings.get("after", ""), file=where)
+
+
+def _words(value: object) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _mistake(where: str, heading: str, message: str, remedy: str) -> WorldError:
+    return WorldError([Problem(where, heading, message, remedy)])
