@@ -31,3 +31,46 @@ def book_turn(passages: Sequence[str], question: str) -> Message:
         role="user",
         segments=(*segments, Segment(kind="player", text=f"Reader: {one_line(question)}")),
     )
+
+
+def book_messages(
+    title: str,
+    author: str,
+    passages: Sequence[str],
+    question: str,
+    before: tuple[str, str] | None = None,
+) -> tuple[Message, ...]:
+    """Everything a book is shown for one question.
+
+    Args:
+        title: the book's.
+        author: the book's.
+        passages: what the search found, best first.
+        question: what the reader asks now.
+        before: the reader's previous question and the book's whole reply, so that "and who
+            made it?" can be understood; that turn's passages are left out, to keep prompts short.
+    """
+    turns: tuple[Message, ...] = ()
+    if before is not None:
+        spoken = Segment(kind="history", text=before[1])
+        turns = (book_turn((), before[0]), Message(role="assistant", segments=(spoken,)))
+    return (book_system(title, author), *turns, book_turn(passages, question))
+
+
+def answer_reply(words: str) -> str:
+    """How an answer is written."""
+    return f"[answer] {words}"
+
+
+def unknown_reply(words: str) -> str:
+    """How not knowing is written."""
+    return f"[unknown] {words}"
+
+
+def parse_reply(text: str) -> tuple[bool, str]:
+    """Whether the book knew, and its words; a reply without a mark counts as known."""
+    stripped = text.strip()
+    for mark, known in (("[answer]", True), ("[unknown]", False)):
+        if stripped.startswith(mark):
+            return known, stripped.removeprefix(mark).strip()
+    return True, stripped
