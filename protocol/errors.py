@@ -47,7 +47,20 @@ class ProtocolError(Exception):
 
 
 class FrameError(ProtocolError):
-    """Bytes that are no message: the one error that decoding can raise."""
+    """Bytes that are no message: the one error that decoding can raise.
+
+    Args:
+        message: what is wrong with them.
+        code: `bad_frame`, or `bad_version` where another version's name stands in front.
+        request_id: the envelope's `id`, where it could be read.
+    """
+
+    def __init__(
+        self, message: str, *, code: Code = Code.BAD_FRAME, request_id: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.code = code
+        self.request_id = request_id
 
 
 class OrderError(ProtocolError):
@@ -81,7 +94,7 @@ class Refusal(ProtocolError):
         self.retryable = code in RETRYABLE if retryable is None else retryable
 
     @property
-    def exit_code(self) -> int:  # type: ignore[override]
+    def exit_code(self) -> int:  # type: ignore[override]  # a constant for all others
         """2 where the request itself was wrong, else 1."""
         wrong = {Code.BAD_REQUEST, Code.UNKNOWN_AGENT, Code.NOT_FOUND, Code.UNKNOWN_TYPE}
         return 2 if self.code in wrong else 1

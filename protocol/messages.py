@@ -8,7 +8,7 @@ ignored, and `null` is the same as an absent field, so newer peers can add field
 
 from __future__ import annotations
 
-import unicodedata
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
@@ -16,6 +16,9 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 SPEC_VERSION = "1.0"
 MAX_INTEGER = 2**53 - 1  # the largest whole number every language's default number holds
 MAX_TEXT_CHARS = 8_000
+
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_CONTROLS_AND_BREAKS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 Tier = Literal["director", "npc", "book"]
 Focus = Literal["spotlight", "near", "far", "offstage"]
@@ -26,11 +29,11 @@ def _without_controls(value: Any) -> Any:
     """Drop control characters other than line feed and tab; other types are left to pydantic."""
     if not isinstance(value, str):
         return value
-    return "".join(c for c in value if c in "\n\t" or unicodedata.category(c) != "Cc")
+    return _CONTROLS.sub("", value)
 
 
 def _one_line(value: str) -> str:
-    if any(unicodedata.category(c) in {"Cc", "Zl", "Zp"} for c in value):
+    if _CONTROLS_AND_BREAKS.search(value):
         raise ValueError("must be one line without control characters")
     return value
 
@@ -48,7 +51,9 @@ Count = Annotated[int, Field(ge=0, le=MAX_INTEGER)]
 class Body(BaseModel):
     """Base of every message body: strict types, unknown fields ignored, never changed."""
 
-    model_config = ConfigDict(strict=True, frozen=True, extra="ignore", defer_build=True)
+    model_config = ConfigDict(
+        strict=True, frozen=True, extra="ignore", defer_build=True, allow_inf_nan=False
+    )
 
 
 # --- the session -------------------------------------------------------------------------
