@@ -197,6 +197,7 @@ class InlineBackend(_ServedBackend):
     """An engine in a thread of this process, for tests and small tools."""
 
     async def start(self) -> None:
+        """Start the thread."""
         loop = asyncio.get_running_loop()
 
         def emit(report: Report) -> None:
@@ -210,6 +211,7 @@ class InlineBackend(_ServedBackend):
         self._service.put(command)
 
     async def close(self) -> None:
+        """Stop the thread and wait for it."""
         if self._state == "closed":
             return
         self._service.put(Command(0, "close"))
@@ -238,14 +240,17 @@ class SubprocessBackend(_ServedBackend):
         return self._process.pid if self._process and self._process.returncode is None else None
 
     async def start(self) -> None:
+        """Start the first worker."""
         self._keeper = asyncio.create_task(self._keep())
 
     async def load_adapter(self, name: str, path: Path, *, pinned: bool = False) -> AdapterInfo:
+        """Load it, and remember it for the next worker."""
         info = await super().load_adapter(name, path, pinned=pinned)
         self._loaded[name] = (path, pinned)
         return info
 
     async def unload_adapter(self, name: str) -> None:
+        """Unload it, here and for the next worker."""
         await super().unload_adapter(name)
         self._loaded.pop(name, None)
 
@@ -255,6 +260,7 @@ class SubprocessBackend(_ServedBackend):
         self._process.stdin.write(pack_command(command))
 
     async def close(self) -> None:
+        """Close the worker's input, which ends it; kill it if that takes over 5 seconds."""
         if self._state == "closed":
             return
         self._fall("closed", "the engine was closed")
@@ -274,11 +280,9 @@ class SubprocessBackend(_ServedBackend):
         while self._state in ("starting", "restarting"):
             was_ready = await self._run_worker()
             failures = 0 if was_ready else failures + 1
-            if self._state == "failed" or failures >= self.MAX_RESTARTS:
-                if self._state != "failed":
-                    self._failure = BackendError("the engine's process keeps dying at start")
-                    self._fall("failed", str(self._failure))
-                return
+            if failures >= self.MAX_RESTARTS:
+                self._failure = BackendError("the engine's process keeps dying at start")
+                self._fall("failed", str(self._failure))
             await asyncio.sleep(0.0 if was_ready else 0.5 * failures)
 
     async def _run_worker(self) -> bool:

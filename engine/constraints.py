@@ -1,0 +1,81 @@
+"""Constrained decoding through llguidance: which tokens may come next, per row."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+import torch
+from llguidance import LLExecutor, LLMatcher, LLTokenizer
+from llguidance.torch import fill_next_token_bitmask_par
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from engine.errors import RequestError
+from engine.requests import Constraint
+
+
+class ConstraintCompiler:
+    """Makes matchers for one tokenizer; their masks are filled beside the forward pass."""
+
+    def __init__(self, tokenizer: Tokenizer, eos_ids: Sequence[int], vocab_size: int) -> None:
+        self._described, self._eos_ids = tokenizer.to_str(), list(eos_ids)
+        self._vocab_size = vocab_size
+        self._tokenizer: LLTokenizer | None = None  # takes a second to build: only if needed
+        self._executor: LLExecutor | None = None
+
+    def compile(self, constraint: Constraint) -> LLMatcher:
+        """A matcher at its beginning.
+
+        Raises:
+            RequestError: the schema, pattern, choices or grammar can't be used.
+        """
+        if self._tokenizer is None:
+            self._tokenizer = LLTokenizer(
+                self._described, n_vocab=self._vocab_size, eos_token=self._eos_ids
+            )
+            self._executor = LLExecutor(num_threads=1)
+        try:
+            matcher = LLMatcher(self._tokenizer, _grammar(constraint), log_level=0)
+        except ValueError as error:
+            raise RequestError(
+                f"the {constraint.kind} constraint can't be used: {error}"
+            ) from error
+        if matcher.is_error():
+            raise RequestError(
+                f"the {constraint.kind} constraint can't be used: {matcher.get_error()}"
+            )
+        return matcher
+
+    def masks(self, matchers: Sequence[LLMatcher]) -> Tensor:
+        """Allowed tokens of each matcher, as bits: int32 [len(matchers), ceil(V / 32)]."""
+        bits = torch.zeros(len(matchers), (self._vocab_size + 31) // 32, dtype=torch.int32)
+        assert self._executor is not None
+        fill_next_token_bitmask_par(
+            self._executor, [(matcher, row) for row, matcher in enumerate(matchers)], bits
+        )
+        return bits
+
+    def forbid(self, logits: Tensor, rows: Sequence[int], bits: Tensor) -> None:
+        """Set forbidden tokens of these rows of logits [B, V] to minus infinity, in place."""
+        shifts = torch.arange(32, dtype=torch.int32)
+        allowed = ((bits[:, :, None] >> shifts) & 1).bool().flatten(1)[:, : logits.shape[1]]
+        allowed = allowed.to(logits.device)
+        index = torch.tensor(rows, device=logits.device)
+        logits[index] = logits[index].masked_fill(~allowed, float("-inf"))
+
+
+def _grammar(constraint: Constraint) -> str:
+    match constraint.kind:
+        case "json_schema":
+            return str(LLMatcher.grammar_from_json_schema(constraint.source))
+        case "regex":
+            return str(LLMatcher.grammar_from_regex(constraint.source))
+        case "lark":
+            return str(LLMatcher.grammar_from_lark(constraint.source))
+        case "choice":
+            choices = json.loads(constraint.source)
+            if not choices or not all(isinstance(choice, str) for choice in choices):
+                raise ValueError("choices must be a JSON array of strings, at least one")
+            quoted = " | ".join(json.dumps(choice) for choice in choices)
+            return str(LLMatcher.grammar_from_lark(f"start: {quoted}"))

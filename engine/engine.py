@@ -1,0 +1,427 @@
+"""The engine: requests in, one step at a time, events out. Start reading at `Engine.step`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from engine.adapters import LoadedAdapter, read_adapter
+from engine.config import EngineConfig
+from engine.constraints import ConstraintCompiler
+from engine.errors import AdapterError, RequestError
+from engine.loader import LoadedBase, load_base
+from engine.model import Step
+from engine.prefix_cache import PrefixCache, shared_length
+from engine.requests import (
+    AdapterInfo,
+    Alternative,
+    Delta,
+    EngineStats,
+    Event,
+    FinishReason,
+    GenerationRequest,
+    Span,
+    Started,
+)
+from engine.sampler import penalize, sample
+from engine.scheduler import Scheduler
+from engine.sequence import Sequence
+from engine.slots import Run, SlotPlan
+from engine.store import AdapterStore
+from engine.template import ChatTemplate
+from engine.text import TextStream
+
+
+def build_engine(config: EngineConfig) -> Engine:
+    """An engine over one base. Raises: BaseModelError."""
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    base = load_base(config)
+    return Engine(config, base, ChatTemplate(base.folder))
+
+
+class Engine:
+    """Continuous batching over one base: requests join and leave between steps.
+
+    Args:
+        clock: monotonic seconds; tests pass their own.
+    """
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        base: LoadedBase,
+        template: ChatTemplate,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.base, self.template, self._clock = base, template, clock
+        self._scheduler = Scheduler(config.prefill_tokens)
+        self._prefixes = PrefixCache(config.cache_bytes)
+        self._store = AdapterStore(
+            base.bank.num_slots, config.host_bytes, self._read, self._write_slot
+        )
+        self._constraints = ConstraintCompiler(
+            template.tokenizer, sorted(base.eos_ids), base.architecture.vocab_size
+        )
+        self._mask_filler = ThreadPoolExecutor(1, thread_name_prefix="constraint-masks")
+        self._live: dict[str, Sequence] = {}
+        self._events: list[Event] = []
+        self._seen: Tensor | None = None  # [rows, V], for repetition penalties
+        self._counts = {"steps": 0, "prompt": 0, "cached": 0, "completion": 0}
+        self._decode_rate = 0.0
+        self._last_step = clock()
+
+    # Requests
+
+    def add_request(self, request: GenerationRequest) -> None:
+        """Queue a request.
+
+        Raises:
+            RequestError: it is empty, too long, already live, or its constraint is unusable.
+            AdapterError: its adapter is not loaded.
+        """
+        if request.request_id in self._live:
+            raise RequestError(f"a request named {request.request_id!r} is already running")
+        version = self._store.find(request.adapter) if request.adapter is not None else None
+        token_ids, spans = self._encode(request)
+        params = request.sampling
+        now = self._clock()
+        deadline = None if request.deadline_ms is None else now + request.deadline_ms / 1000
+        sequence = Sequence(
+            request=request,
+            token_ids=token_ids,
+            num_prompt=len(token_ids),
+            spans=tuple(spans),
+            key=f"{self.base.digest}/{version.digest if version else ''}",
+            version=version,
+            stream=TextStream(self.template.tokenizer, params.stop),
+            matcher=self._constraints.compile(params.constraint) if params.constraint else None,
+            arrived=now,
+            deadline=deadline,
+        )
+        self._live[request.request_id] = sequence
+        self._scheduler.waiting.append(sequence)
+
+    def cancel(self, request_id: str) -> bool:
+        """Stop a request at the next step; False if it is not live."""
+        if request_id not in self._live:
+            return False
+        self._live[request_id].cancelled = True
+        return True
+
+    def has_work(self) -> bool:
+        """Whether any request is live."""
+        return bool(self._live)
+
+    # The step
+
+    def step(self) -> list[Event]:
+        """Advance every running request by a token, or a piece of its prompt."""
+        self._drop_ended()
+        self._admit()
+        plan = self._scheduler.plan()
+        if plan:
+            self._compute(plan)
+            self._counts["steps"] += 1
+        elif self._live:
+            self._store.wait(0.05)  # everybody waits for an adapter to be read
+        self._last_step = self._clock()
+        events, self._events = self._events, []
+        return events
+
+    def _drop_ended(self) -> None:
+        now = self._clock()
+        for sequence in list(self._live.values()):
+            if sequence.cancelled:
+                self._finish(sequence, "cancelled")
+            elif sequence.deadline is not None and now > sequence.deadline:
+                self._finish(sequence, "expired")
+
+    def _admit(self) -> None:
+        """Start waiting requests while rows and adapter slots last."""
+        for sequence in self._scheduler.candidates():
+            row = self.base.cache.allocate()
+            if row is None:
+                return
+            try:
+                slot = self._store.acquire(sequence.version) if sequence.version else 0
+            except AdapterError as error:
+                self.base.cache.free(row)
+                self._finish(sequence, "error", str(error))
+                continue
+            if slot is None:
+                self.base.cache.free(row)
+                return
+            sequence.row, sequence.slot = row, slot
+            self._start(sequence)
+
+    def _start(self, sequence: Sequence) -> None:
+        self._reuse_prefix(sequence)
+        sequence.started = self._clock()
+        self._scheduler.start(sequence)
+        self._counts["prompt"] += sequence.num_prompt
+        self._counts["cached"] += sequence.num_cached
+        if sequence.request.sampling.repetition_penalty != 1.0:
+            self._mark_seen(sequence)
+        self._events.append(
+            Started(
+                request_id=sequence.request.request_id,
+                prompt_token_ids=tuple(sequence.token_ids[: sequence.num_prompt]),
+                spans=sequence.spans,
+                num_cached_tokens=sequence.num_cached,
+                base_digest=self.base.digest,
+                adapter_digest=sequence.version.digest if sequence.version else None,
+                queue_s=sequence.started - sequence.arrived,
+            )
+        )
+
+    def _reuse_prefix(self, sequence: Sequence) -> None:
+        """Copy what was already computed: from a kept prefix, or from a running row."""
+        assert sequence.row is not None
+        usable = sequence.token_ids[:-1]  # the last token must run, to give logits
+        prefix, length = self._prefixes.match(sequence.key, usable)
+        donor = None
+        for other in self._scheduler.running:
+            if other.key == sequence.key:
+                shared = shared_length(other.token_ids[: other.num_computed], usable)
+                if shared > length:
+                    donor, length = other, shared
+        if donor is not None:
+            assert donor.row is not None
+            self.base.cache.copy(donor.row, sequence.row, length)
+        elif prefix is not None:
+            self.base.cache.restore(sequence.row, prefix.saved, length)
+        sequence.num_computed = sequence.num_cached = length
+
+    @torch.inference_mode()
+    def _compute(self, plan: list[tuple[Sequence, int]]) -> None:
+        """One forward pass, one sampler call, then each sequence's share of the outcome."""
+        began = self._clock()
+        # By slot, so that single tokens meet the adapter stacks in order.
+        plan.sort(key=lambda item: (item[1] > 1, item[0].slot, item[0].row))
+        asking = [s for s, length in plan if length == s.num_pending]
+        matchers = [s.matcher for s in asking if s.matcher is not None]
+        filling = self._mask_filler.submit(self._constraints.masks, matchers) if matchers else None
+        logits = self.base.decoder.forward(self._step_input(plan))
+        for sequence, length in plan:
+            sequence.num_computed += length
+        if not asking:
+            return
+        alternatives = self._alternatives(asking, logits)
+        logits = self._penalize(asking, logits)
+        if filling is not None:
+            rows = [row for row, s in enumerate(asking) if s.matcher is not None]
+            self._constraints.forbid(logits, rows, filling.result())
+        params = [s.request.sampling for s in asking]
+        tokens = sample(logits, params, [s.num_generated for s in asking]).tolist()
+        for row, (sequence, token) in enumerate(zip(asking, tokens, strict=True)):
+            self._accept(sequence, token, alternatives.get(row, ()))
+        self._counts["completion"] += len(asking)
+        rate = len(asking) / max(self._clock() - began, 1e-9)
+        self._decode_rate += 0.1 * (rate - self._decode_rate)
+
+    def _step_input(self, plan: list[tuple[Sequence, int]]) -> Step:
+        token_ids: list[int] = []
+        positions: list[int] = []
+        rows: list[int] = []
+        runs: list[Run] = []
+        wanted: list[int] = []
+        for sequence, length in plan:
+            assert sequence.row is not None
+            first = sequence.num_computed
+            runs.append(Run(sequence.row, sequence.slot, first, len(token_ids), length))
+            token_ids += sequence.token_ids[first : first + length]
+            positions += range(first, first + length)
+            rows += [sequence.row] * length
+            if length == sequence.num_pending:
+                wanted.append(len(token_ids) - 1)
+        device = self.base.device
+        return Step(
+            token_ids=torch.tensor(token_ids, device=device),
+            positions=torch.tensor(positions, device=device),
+            rows=torch.tensor(rows, device=device),
+            runs=runs,
+            plan=SlotPlan(runs, device, skip_zero=True),
+            wanted=torch.tensor(wanted, dtype=torch.long, device=device),
+        )
+
+    def _accept(
+        self, sequence: Sequence, token: int, alternatives: tuple[Alternative, ...]
+    ) -> None:
+        """Add a sampled token to its sequence; send what text is certain; end it when done."""
+        params = sequence.request.sampling
+        if sequence.first_token is None:
+            sequence.first_token = self._clock()
+        sequence.token_ids.append(token)
+        if self._seen is not None:
+            self._seen[sequence.row, token] = True
+        if token in self.base.eos_ids and not params.ignore_eos:
+            self._finish(sequence, "stop")
+            return
+        if sequence.matcher is not None:
+            sequence.matcher.consume_token(token)
+        sequence.delta_ids.append(token)
+        text = sequence.stream.push(token)
+        if text or alternatives:
+            self._send(sequence, text, alternatives)
+        if sequence.stream.stopped or (
+            sequence.matcher is not None and sequence.matcher.is_stopped()
+        ):
+            self._finish(sequence, "stop")
+        elif (
+            sequence.num_generated >= params.max_tokens
+            or len(sequence.token_ids) >= self.base.cache.length
+        ):
+            self._finish(sequence, "length")
+
+    def _send(self, sequence: Sequence, text: str, alternatives: tuple[Alternative, ...]) -> None:
+        token_ids, sequence.delta_ids = tuple(sequence.delta_ids), []
+        self._events.append(
+            Delta(
+                request_id=sequence.request.request_id,
+                text=text,
+                token_ids=token_ids,
+                top_logprobs=(alternatives,) if alternatives else (),
+            )
+        )
+
+    def _finish(self, sequence: Sequence, reason: FinishReason, error: str | None = None) -> None:
+        """End a request and give back everything it holds."""
+        if reason in ("stop", "length") and not sequence.stream.stopped:
+            text = sequence.stream.flush()
+            if text or sequence.delta_ids:
+                self._send(sequence, text, ())
+        if sequence.row is not None:
+            self._keep_prefix(sequence)
+            self.base.cache.free(sequence.row)
+            self._scheduler.running.remove(sequence)
+            if sequence.version is not None:
+                self._store.release(sequence.version)
+        else:
+            self._scheduler.waiting.remove(sequence)
+        del self._live[sequence.request.request_id]
+        self._events.append(sequence.finished(reason, self._clock(), error))
+
+    def _keep_prefix(self, sequence: Sequence) -> None:
+        assert sequence.row is not None
+        length = sequence.num_computed
+        token_ids = sequence.token_ids[:length]
+        if self._prefixes.wants(sequence.key, token_ids, length * self.base.cache.token_bytes):
+            self._prefixes.keep(sequence.key, token_ids, self.base.cache.save(sequence.row, length))
+
+    # Parts of a step
+
+    def _encode(self, request: GenerationRequest) -> tuple[list[int], list[Span]]:
+        if isinstance(request.prompt, str):
+            token_ids = self.template.encode_text(request.prompt)
+            spans = [Span(kind="raw", start=0, end=len(token_ids))]
+        else:
+            token_ids, spans = self.template.encode(request.prompt)
+        if not token_ids:
+            raise RequestError("the prompt is empty; send at least one token")
+        if len(token_ids) >= self.base.cache.length:
+            raise RequestError(
+                f"the prompt has {len(token_ids)} tokens; the context holds "
+                f"{self.base.cache.length} with the reply"
+            )
+        return token_ids, spans
+
+    def _mark_seen(self, sequence: Sequence) -> None:
+        if self._seen is None:
+            shape = (self.base.cache.num_rows, self.base.architecture.vocab_size)
+            self._seen = torch.zeros(shape, dtype=torch.bool, device=self.base.device)
+        self._seen[sequence.row] = False
+        self._seen[sequence.row, torch.tensor(sequence.token_ids)] = True
+
+    def _penalize(self, asking: list[Sequence], logits: Tensor) -> Tensor:
+        penalties = [s.request.sampling.repetition_penalty for s in asking]
+        if self._seen is None or all(penalty == 1.0 for penalty in penalties):
+            return logits
+        seen = self._seen[[s.row for s in asking]]
+        return penalize(logits, seen, torch.tensor(penalties, device=logits.device))
+
+    def _alternatives(
+        self, asking: list[Sequence], logits: Tensor
+    ) -> dict[int, tuple[Alternative, ...]]:
+        """The likeliest tokens before any sampling setting, for the rows that want them."""
+        counts = {r: s.request.sampling.num_top_logprobs for r, s in enumerate(asking)}
+        found = {}
+        for row, count in counts.items():
+            if count:
+                top = torch.log_softmax(logits[row], dim=0).topk(count)
+                found[row] = tuple(
+                    Alternative(token_id=i, text=self.template.tokenizer.decode([i]), logprob=v)
+                    for v, i in zip(top.values.tolist(), top.indices.tolist(), strict=True)
+                )
+        return found
+
+    # Adapters
+
+    def read_adapter(self, path: str) -> Any:
+        """Read an adapter and check that it fits. Raises: AdapterError."""
+        return self._read(Path(path))
+
+    def _read(self, path: Path) -> LoadedAdapter:
+        adapter = read_adapter(path)
+        if adapter.base_digest not in (None, self.base.digest):
+            raise AdapterError(
+                f"{path} was trained on the base {adapter.base_digest}, this is {self.base.digest}"
+            )
+        try:
+            self.base.bank.check(adapter.factors)
+        except AdapterError as error:
+            raise AdapterError(f"{path}: {error}") from error
+        return adapter
+
+    def _write_slot(self, slot: int, content: Any) -> None:
+        self.base.bank.write(slot, content.factors)
+
+    def install_adapter(self, name: str, adapter: Any, pinned: bool) -> AdapterInfo:
+        """Serve a read adapter under a name."""
+        return self._store.put(name, adapter, pinned)
+
+    def unload_adapter(self, name: str) -> None:
+        """Forget an adapter. Raises: AdapterError for an unknown name."""
+        self._store.remove(name)
+
+    def adapters(self) -> list[AdapterInfo]:
+        """Every adapter known."""
+        return self._store.infos()
+
+    def stats(self) -> EngineStats:
+        """Counters since start and gauges of this moment."""
+        return EngineStats(
+            num_waiting=len(self._scheduler.waiting),
+            num_running=len(self._scheduler.running),
+            num_steps=self._counts["steps"],
+            num_prompt_tokens=self._counts["prompt"],
+            num_cached_tokens=self._counts["cached"],
+            num_completion_tokens=self._counts["completion"],
+            kv_slots_used=self.base.cache.num_used,
+            kv_slots_total=self.base.cache.num_rows,
+            adapter_hits=self._store.hits,
+            adapter_misses=self._store.misses,
+            adapter_evictions=self._store.evictions,
+            decode_tokens_per_s=self._decode_rate,
+            memory_bytes=resident_bytes(),
+            last_step_age_s=self._clock() - self._last_step,
+        )
+
+
+def resident_bytes() -> int:
+    """Memory this process holds now; its peak where the system does not say."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except (OSError, IndexError, ValueError):
+        import resource
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    import resource
+
+    return pages * resource.getpagesize()

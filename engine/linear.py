@@ -1,0 +1,98 @@
+"""Matrix products of the decoder: weights of several precisions behind one call."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from engine.config import Quantization
+
+
+class Linear(Protocol):
+    """y = x W^T + b for the tokens of a step: [N, in] -> [N, out], in the model's dtype."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Apply to every token."""
+
+
+class DenseLinear:
+    """Weights as they are, fp32 or bf16: weight [out, in], bias [out] or None."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        self.weight, self.bias = weight, bias
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Apply to every token."""
+        return F.linear(x, self.weight, self.bias)
+
+
+def quantize_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Symmetric int8 with one scale per row: [R, C] -> int8 [R, C], fp32 scale [R]."""
+    weight = weight.float()
+    scale = weight.abs().amax(dim=1).clamp_min(1e-12) / 127.0
+    return (weight / scale[:, None]).round().to(torch.int8), scale
+
+
+class Int8Linear:
+    """W8A8 through oneDNN: a weight scale per output, an activation scale per token.
+
+    Integer sums are exact and no scale is shared between tokens, so a token's result is the
+    same bits whatever else is in the step.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        self.quantized, self.scale = quantize_rows(weight)
+        self.bias = bias
+        self.packed = torch.ops.onednn.qlinear_prepack(self.quantized, None)
+        self._zeros = torch.zeros(weight.shape[0], dtype=torch.int32)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Quantise each token by its own scale, multiply in integers, scale back."""
+        rows = x.abs().amax(dim=1, keepdim=True).clamp_min(1e-12) / 127.0
+        activation = torch.round(x / rows).add_(128.0).to(torch.uint8)
+        y: Tensor = torch.ops.onednn.qlinear_pointwise(
+            activation, 1.0, 128, self.packed, self.scale, self._zeros, None, 1.0, 0,
+            torch.float32, "none", [], "",
+        )  # fmt: skip
+        y = y * rows
+        return y if self.bias is None else y + self.bias
+
+
+class Nf4Linear:
+    """Weights in 4 bit (Dettmers et al. 2023), multiplied by bitsandbytes."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        import bitsandbytes.functional as functional
+
+        self.bias = bias
+        self.packed, self.state = functional.quantize_4bit(
+            weight, quant_type="nf4", compress_statistics=True
+        )
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Apply to every token."""
+        import bitsandbytes
+
+        y: Tensor = bitsandbytes.matmul_4bit(x, self.packed.t(), self.state, bias=self.bias)
+        return y
+
+
+def round_nf4(weight: Tensor) -> Tensor:
+    """The weights that training over nf4 sees: quantised and dequantised."""
+    import bitsandbytes.functional as functional
+
+    packed, state = functional.quantize_4bit(weight, quant_type="nf4", compress_statistics=True)
+    rounded: Tensor = functional.dequantize_4bit(packed, state)
+    return rounded.to(weight.dtype)
+
+
+def make_linear(weight: Tensor, bias: Tensor | None, quantization: Quantization) -> Linear:
+    """The linear for a resolved quantisation ("auto" is the caller's to resolve)."""
+    if quantization == "int8":
+        return Int8Linear(weight, bias)
+    if quantization == "nf4":
+        return Nf4Linear(weight, bias)
+    return DenseLinear(weight, bias)

@@ -1,0 +1,175 @@
+"""The adapter bank: LoRA factors of all resident adapters, stacked by slot.
+
+Per fused product, A is [slots, in, parts * rank] and B one [slots, rank, out] per part, with
+the adapter's scale folded in (Hu et al. 2021: y += scale * B A x). Slot 0 is all zero. An
+adapter is written in place; nothing is rebuilt per batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from engine.architecture import Architecture
+from engine.errors import AdapterError
+from engine.linear import Linear
+from engine.model import Step
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One of the products fused into a site: its module's name, and its columns."""
+
+    name: str
+    start: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """A fused product of every layer that adapters may change."""
+
+    in_size: int
+    parts: tuple[Part, ...]
+
+
+Factors = dict[str, tuple[Tensor, Tensor]]
+"""By module path (`3.self_attn.q_proj`): A [rank, in] and B [out, rank], scale folded into B."""
+
+
+def adapter_sites(shape: Architecture) -> dict[str, Site]:
+    """The sites of an architecture, by the layer attribute they belong to."""
+    wide, q, kv = shape.intermediate_size, shape.q_size, shape.kv_size
+    qkv: tuple[tuple[str, int], ...] = (("q_proj", q), ("k_proj", kv), ("v_proj", kv))
+    gate_up: tuple[tuple[str, int], ...] = (("gate_proj", wide), ("up_proj", wide))
+    if shape.fused:
+        qkv, gate_up = (("qkv_proj", q + 2 * kv),), (("gate_up_proj", 2 * wide),)
+    hidden = shape.hidden_size
+    return {
+        "qkv": Site(hidden, _parts("self_attn", qkv)),
+        "o": Site(q, _parts("self_attn", (("o_proj", hidden),))),
+        "gate_up": Site(hidden, _parts("mlp", gate_up)),
+        "down": Site(wide, _parts("mlp", (("down_proj", hidden),))),
+    }
+
+
+def _parts(prefix: str, sizes: Sequence[tuple[str, int]]) -> tuple[Part, ...]:
+    parts, start = [], 0
+    for name, size in sizes:
+        parts.append(Part(f"{prefix}.{name}", start, size))
+        start += size
+    return tuple(parts)
+
+
+class LoraBank:
+    """Stacked factors of `num_slots` adapters and the empty slot 0."""
+
+    def __init__(
+        self,
+        shape: Architecture,
+        num_slots: int,
+        max_rank: int,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        self.sites = adapter_sites(shape)
+        self.num_slots, self.max_rank, self.num_layers = num_slots, max_rank, shape.num_layers
+        self._dtype, self._device = dtype, device
+        # Memory is taken for a site only once an adapter changes it.
+        self.a: dict[str, Tensor] = {}  # [layers, slots + 1, in, parts * max_rank]
+        self.b: dict[str, list[Tensor]] = {}  # one [layers, slots + 1, max_rank, out] per part
+
+    def check(self, factors: Factors) -> int:
+        """The largest rank of an adapter that fits.
+
+        Raises:
+            AdapterError: a module this base does not have, another shape, or too high a rank.
+        """
+        places = self._places()
+        for path, (a, b) in factors.items():
+            if path not in places:
+                raise AdapterError(f"the adapter changes {path!r}, which this base does not have")
+            site, part = places[path]
+            expected = (self.sites[site].in_size, self.sites[site].parts[part].size)
+            if (a.shape[1], b.shape[0]) != expected:
+                raise AdapterError(
+                    f"the adapter's {path} maps {a.shape[1]} to {b.shape[0]} numbers, "
+                    f"the base's {expected[0]} to {expected[1]}: it is for another base"
+                )
+            if a.shape[0] > self.max_rank:
+                raise AdapterError(
+                    f"the adapter's {path} has rank {a.shape[0]}; a slot holds {self.max_rank}"
+                )
+        return max((a.shape[0] for a, _ in factors.values()), default=0)
+
+    def write(self, slot: int, factors: Factors) -> None:
+        """Put an adapter's factors into a slot, in place; ranks below the maximum are padded."""
+        places = self._places()
+        for site in {places[path][0] for path in factors} - self.a.keys():
+            self._allocate(site)
+        for site, stack in self.a.items():
+            stack[:, slot].zero_()
+            for part in self.b[site]:
+                part[:, slot].zero_()
+        for path, (a, b) in factors.items():
+            site, part_number = places[path]
+            layer, rank = int(path.split(".", 1)[0]), a.shape[0]
+            first = part_number * self.max_rank
+            self.a[site][layer, slot, :, first : first + rank] = a.T
+            self.b[site][part_number][layer, slot, :rank] = b.T
+
+    def add(self, layer: int, site: str, x: Tensor, y: Tensor, step: Step) -> None:
+        """Add every token's own adapter to y [N, out] for x [N, in], in place."""
+        if site not in self.a or not step.plan:
+            return
+        plan, stack_a = step.plan, self.a[site][layer]
+        parts = list(zip(self.sites[site].parts, self.b[site], strict=True))
+        if plan.singles():
+            inner = torch.bmm(plan.gather(x), plan.pick(stack_a))
+            for inner_part, (part, b) in zip(
+                torch.split(inner, self.max_rank, 2), parts, strict=True
+            ):
+                out = y[:, part.start : part.start + part.size]
+                plan.add(out, torch.bmm(inner_part, plan.pick(b[layer])))
+        for run in plan.chunks:
+            tokens = slice(run.start, run.start + run.length)
+            inner = x[tokens] @ stack_a[run.slot]
+            for inner_part, (part, b) in zip(
+                torch.split(inner, self.max_rank, 1), parts, strict=True
+            ):
+                out = y[tokens, part.start : part.start + part.size]
+                out.addmm_(inner_part, b[layer, run.slot])
+
+    def _places(self) -> dict[str, tuple[str, int]]:
+        return {
+            f"{layer}.{part.name}": (name, number)
+            for layer in range(self.num_layers)
+            for name, site in self.sites.items()
+            for number, part in enumerate(site.parts)
+        }
+
+    def _allocate(self, site: str) -> None:
+        found, lead = self.sites[site], (self.num_layers, self.num_slots + 1)
+        width = len(found.parts) * self.max_rank
+
+        def zeros(*shape: int) -> Tensor:
+            return torch.zeros(*lead, *shape, dtype=self._dtype, device=self._device)
+
+        self.a[site] = zeros(found.in_size, width)
+        self.b[site] = [zeros(self.max_rank, part.size) for part in found.parts]
+
+
+class AdaptedLinear:
+    """A base product plus each token's own adapter."""
+
+    def __init__(self, base: Linear, bank: LoraBank, layer: int, site: str) -> None:
+        self.base, self._bank, self._layer, self._site = base, bank, layer, site
+
+    def __call__(self, x: Tensor, step: Step) -> Tensor:
+        """[N, in] -> [N, out]."""
+        y = self.base(x)
+        self._bank.add(self._layer, self._site, x, y, step)
+        return y

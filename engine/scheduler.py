@@ -1,0 +1,56 @@
+"""Who runs next, and which tokens a step computes. No tensors here."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+from engine.sequence import Sequence
+
+
+class Scheduler:
+    """Waiting and running requests.
+
+    Higher priority goes first; among equals, the character with the fewest running lines, then
+    whoever came first. Every running line gets its next token in every step; prompts share what
+    is left of the step's token budget, so none of them stalls a stream.
+    """
+
+    def __init__(self, prefill_tokens: int) -> None:
+        self._prefill_tokens = prefill_tokens
+        self.waiting: list[Sequence] = []
+        self.running: list[Sequence] = []
+
+    def candidates(self) -> Iterator[Sequence]:
+        """Waiting requests in the order in which they should start."""
+        while self.waiting:
+            busy = Counter(sequence.request.adapter for sequence in self.running)
+            left = [sequence for sequence in self.waiting if not sequence.cancelled]
+            if not left:
+                return
+            best = min(
+                left,
+                key=lambda s: (-s.request.priority, busy[s.request.adapter], s.arrived),
+            )
+            yield best
+            if best in self.waiting:
+                return  # the caller could not start it, and nobody overtakes it
+
+    def start(self, sequence: Sequence) -> None:
+        """Move a request from waiting to running."""
+        self.waiting.remove(sequence)
+        self.running.append(sequence)
+
+    def plan(self) -> list[tuple[Sequence, int]]:
+        """The step: sequences and how many of their tokens it computes."""
+        step = [(sequence, 1) for sequence in self.running if sequence.num_pending == 1]
+        budget = self._prefill_tokens
+        prompts = [sequence for sequence in self.running if sequence.num_pending > 1]
+        prompts.sort(key=lambda s: (-s.request.priority, s.started))
+        for sequence in prompts:
+            if budget == 0:
+                break
+            length = min(sequence.num_pending, budget)
+            budget -= length
+            step.append((sequence, length))
+        return step

@@ -1,0 +1,71 @@
+"""One request on its way through the engine: its tokens, its state, what it holds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from llguidance import LLMatcher
+
+from engine.requests import Finished, FinishReason, GenerationRequest, Span, Usage
+from engine.store import Version
+from engine.text import TextStream
+
+
+@dataclass(eq=False, slots=True, kw_only=True)
+class Sequence:
+    """A live request.
+
+    Attributes:
+        token_ids: prompt and reply so far; `num_computed` of them have their KV in `row`.
+        key: what the KV depends on besides the tokens: base and adapter digest.
+        row, slot: the KV row and adapter slot it holds while running.
+        arrived, deadline, started, first_token: seconds on the engine's clock.
+    """
+
+    request: GenerationRequest
+    token_ids: list[int]
+    num_prompt: int
+    spans: tuple[Span, ...]
+    key: str
+    version: Version | None
+    stream: TextStream
+    matcher: LLMatcher | None
+    arrived: float
+    deadline: float | None
+    row: int | None = None
+    slot: int = 0
+    num_computed: int = 0
+    num_cached: int = 0
+    started: float | None = None
+    first_token: float | None = None
+    cancelled: bool = False
+    delta_ids: list[int] = field(default_factory=list)
+
+    @property
+    def num_generated(self) -> int:
+        """Tokens of the reply so far."""
+        return len(self.token_ids) - self.num_prompt
+
+    @property
+    def num_pending(self) -> int:
+        """Tokens whose KV is still to be computed."""
+        return len(self.token_ids) - self.num_computed
+
+    def usage(self, now: float) -> Usage:
+        """What it has cost until now."""
+        started = self.started if self.started is not None else now
+        first = self.first_token if self.first_token is not None else now
+        return Usage(
+            num_prompt_tokens=self.num_prompt,
+            num_cached_tokens=self.num_cached,
+            num_completion_tokens=self.num_generated,
+            queue_s=started - self.arrived,
+            time_to_first_token_s=first - self.arrived,
+            decode_s=now - first,
+        )
+
+    def finished(self, reason: FinishReason, now: float, error: str | None = None) -> Finished:
+        """Its last event."""
+        return Finished(
+            request_id=self.request.request_id, reason=reason, usage=self.usage(now), error=error
+        )

@@ -1,0 +1,217 @@
+"""Adapters on three levels: on disk, read into host memory, resident in a slot.
+
+Reading happens in a thread beside the step; only writing into a slot happens between steps.
+A name can be given a new version while rows run on the old one: they finish on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from engine.errors import AdapterError, EngineError
+from engine.requests import AdapterInfo
+
+
+class Stored(Protocol):
+    """What a store keeps: read from disk, written to slots by whoever owns them."""
+
+    @property
+    def path(self) -> Path:
+        """Where it was read from."""
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of its content."""
+
+    @property
+    def rank(self) -> int:
+        """Largest LoRA rank, 0 if it has none."""
+
+    @property
+    def size_bytes(self) -> int:
+        """Host memory it takes."""
+
+
+@dataclass(eq=False, slots=True, kw_only=True)
+class Version:
+    """One content under a name; superseded once the name has a newer one."""
+
+    name: str
+    number: int
+    path: Path
+    digest: str
+    rank: int
+    size_bytes: int
+    pinned: bool
+    content: Stored | None
+    slot: int | None = None
+    num_running: int = 0
+    last_used: int = 0
+    superseded: bool = False
+    reading: Future[Stored] | None = None
+
+
+class AdapterStore:
+    """Names, versions, and which of them hold a slot (numbered from 1).
+
+    Args:
+        read: reads a folder; called in a thread.
+        write: puts a content into a slot; called between steps.
+        host_bytes: host memory for contents that hold no slot.
+    """
+
+    def __init__(
+        self,
+        num_slots: int,
+        host_bytes: int,
+        read: Callable[[Path], Stored],
+        write: Callable[[int, Stored], None],
+    ) -> None:
+        self._read, self._write, self._host_bytes = read, write, host_bytes
+        self._slots: dict[int, Version | None] = dict.fromkeys(range(1, num_slots + 1))
+        self._names: dict[str, Version] = {}
+        self._clock = 0
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="adapter-prefetch")
+        self.hits = self.misses = self.evictions = 0
+
+    def put(self, name: str, content: Stored, pinned: bool) -> AdapterInfo:
+        """Serve a content under a name; an older version ends with its last row."""
+        old = self._names.get(name)
+        if old is not None and old.digest == content.digest:
+            old.pinned, old.path = pinned, content.path
+            return self._info(old)
+        version = Version(
+            name=name,
+            number=old.number + 1 if old else 1,
+            path=content.path,
+            digest=content.digest,
+            rank=content.rank,
+            size_bytes=content.size_bytes,
+            pinned=pinned,
+            content=content,
+        )
+        self._names[name] = version
+        if old is not None:
+            self._supersede(old)
+        if pinned:
+            self._place(version)
+        self._trim()
+        return self._info(version)
+
+    def remove(self, name: str) -> None:
+        """Forget a name. Raises: AdapterError if it is unknown."""
+        self._supersede(self.find(name))
+        del self._names[name]
+
+    def find(self, name: str) -> Version:
+        """The newest version of a name. Raises: AdapterError if it is unknown."""
+        if name not in self._names:
+            known = ", ".join(sorted(self._names)[:8]) or "none"
+            raise AdapterError(f"no adapter named {name!r} is loaded; loaded are: {known}")
+        return self._names[name]
+
+    def acquire(self, version: Version) -> int | None:
+        """Hold a version in a slot for one more row: its slot, or None while that must wait.
+
+        Raises:
+            AdapterError: it had to be read again and its files are gone or changed.
+        """
+        self._clock += 1
+        version.last_used = self._clock
+        if version.slot is not None:
+            self.hits += 1
+        elif not self._fetch(version) or not self._place(version):
+            return None
+        else:
+            self.misses += 1
+            self._trim()
+        version.num_running += 1
+        return version.slot
+
+    def release(self, version: Version) -> None:
+        """One row less; a superseded version leaves its slot with its last row."""
+        version.num_running -= 1
+        assert version.num_running >= 0, f"{version.name} was released twice"
+        if version.superseded and version.num_running == 0:
+            self._vacate(version)
+
+    def wait(self, timeout_s: float) -> None:
+        """Sleep until a read under way ends, or the time is up."""
+        wait([v.reading for v in self._names.values() if v.reading is not None], timeout_s)
+
+    def infos(self) -> list[AdapterInfo]:
+        """Every name's newest version."""
+        return [self._info(self._names[name]) for name in sorted(self._names)]
+
+    def _fetch(self, version: Version) -> bool:
+        """Whether the content is in host memory; starts reading it if not."""
+        if version.content is not None:
+            return True
+        if version.reading is None:
+            version.reading = self._reader.submit(self._read, version.path)
+        if not version.reading.done():
+            return False
+        reading, version.reading = version.reading, None
+        try:
+            content = reading.result()
+        except EngineError as error:
+            raise AdapterError(f"adapter {version.name!r} can't be read again: {error}") from error
+        if content.digest != version.digest:
+            raise AdapterError(
+                f"adapter {version.name!r} changed on disk at {version.path}; load it again"
+            )
+        version.content = content
+        return True
+
+    def _place(self, version: Version) -> bool:
+        """Write a version into a free slot, or that of the least recently used idle one."""
+        slot = next((number for number, held in self._slots.items() if held is None), None)
+        if slot is None:
+            idle = [v for v in self._slots.values() if v and not v.num_running and not v.pinned]
+            if not idle:
+                return False
+            oldest = min(idle, key=lambda v: v.last_used)
+            slot = oldest.slot
+            assert slot is not None
+            self._vacate(oldest)
+            self.evictions += 1
+        assert version.content is not None
+        self._write(slot, version.content)
+        self._slots[slot], version.slot = version, slot
+        return True
+
+    def _supersede(self, version: Version) -> None:
+        version.superseded = True
+        if version.num_running == 0:
+            self._vacate(version)
+
+    def _vacate(self, version: Version) -> None:
+        if version.slot is not None:
+            self._slots[version.slot], version.slot = None, None
+
+    def _trim(self) -> None:
+        """Let contents go that hold no slot, least recently used first, to fit host memory."""
+        spare = [v for v in self._names.values() if v.slot is None and v.content and not v.pinned]
+        total = sum(version.size_bytes for version in spare)
+        for version in sorted(spare, key=lambda v: v.last_used):
+            if total <= self._host_bytes:
+                return
+            version.content = None
+            total -= version.size_bytes
+
+    def _info(self, version: Version) -> AdapterInfo:
+        return AdapterInfo(
+            name=version.name,
+            digest=version.digest,
+            path=str(version.path),
+            resident=version.slot is not None,
+            pinned=version.pinned,
+            rank=version.rank,
+            size_bytes=version.size_bytes,
+            num_running=version.num_running,
+            version=version.number,
+        )
