@@ -4,6 +4,9 @@ RolesError
 ├── WorldError         a world's files are wrong; says which file, which key, and what to do
 ├── AgentError         nobody of that name lives in this world
 ├── LineError          a line, question or event that cannot be answered as asked
+├── GrammarError       a writer's grammar file cannot be read or expanded
+├── MemoryNotFoundError  nobody remembers that
+├── SaveError          a save cannot be written, read or found
 └── ServeError         the server could not start, or could not be reached
 """
 
@@ -62,5 +65,21 @@ class LineError(RolesError):
     exit_code = 2
 
 
+class MemoryNotFoundError(RolesError):
+    """Nobody remembers that."""
+
+    exit_code = 2
+
+
+class SaveError(RolesError):
+    """A save cannot be written, read or found."""
+
+
 class ServeError(RolesError):
     """The server could not start, or could not be reached."""
+
+
+class GrammarError(RolesError):
+    """A writer's grammar file cannot be read or expanded."""
+
+    exit_code = 2

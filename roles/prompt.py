@@ -11,7 +11,8 @@ Notes are lines; a player's line has its line breaks removed, so it can't forge 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from books.prompt import book_system as book_system
@@ -47,6 +48,17 @@ class Notes:
             "actions": f"Actions: {', '.join(self.actions)}.\n" if self.actions else "",
         }
         return tuple(Segment(kind=kind, text=text) for kind, text in parts.items() if text)
+
+
+def offer(action: str, choices: Mapping[str, Sequence[str]]) -> str:
+    """An offered action as it stands in the notes: `give(item=brass key|lamp oil)`."""
+    arguments = ", ".join(f"{name}={'|'.join(options)}" for name, options in choices.items())
+    return f"{action}({arguments})"
+
+
+def action_line(action: str, arguments: Mapping[str, object]) -> str:
+    """An action as a character's reply carries it: `> give {"item": "brass key"}`."""
+    return f"> {action} {json.dumps(arguments, ensure_ascii=False)}"
 
 
 def npc_system(name: str, role: str, persona: str) -> Message:

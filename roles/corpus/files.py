@@ -1,0 +1,86 @@
+"""The corpus files that trainings read: rows as JSON Lines, by kind, split by hash."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from roles.corpus.book import book_row
+from roles.corpus.cast import invent
+from roles.corpus.draw import Draw
+from roles.corpus.intents import WEIGHTED
+from roles.corpus.source import Source, load_source
+from roles.corpus.talk import Conversation, Row
+
+# Rows at scale 1: about eighteen million tokens for the base at vocabulary 2048.
+_BASE_ROWS = 42_000
+_BOOK_SHARE = 0.14
+_VALID_ROWS = 400
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CorpusFile:
+    """A file written: how many rows, and characters of text in them."""
+
+    path: Path
+    num_rows: int
+    num_characters: int
+
+
+def write_corpus(
+    world: Path, output: Path, *, seed: int = 1, scale: float = 1.0
+) -> list[CorpusFile]:
+    """Write every corpus of a world.
+
+    Args:
+        world: the world's folder.
+        output: where `{base,book,director,npc-NAME}.{train,valid}.jsonl` go.
+        seed: same seed, same rows.
+        scale: share of the full number of training rows.
+
+    Raises:
+        GrammarError: the world's grammar cannot be read.
+    """
+    source = load_source(world / "grammar")
+    output.mkdir(parents=True, exist_ok=True)
+    written = []
+    for split, count in (("train", int(_BASE_ROWS * scale)), ("valid", _VALID_ROWS)):
+        rows = base_rows(source, seed, count, held_out=split == "valid")
+        written.append(write_rows(output / f"base.{split}.jsonl", rows))
+    return written
+
+
+def write_rows(path: Path, rows: Iterator[Row]) -> CorpusFile:
+    """Write rows as JSON Lines."""
+    num_rows = num_characters = 0
+    with path.open("w", encoding="utf-8") as file:
+        for row in rows:
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            num_rows += 1
+            num_characters += sum(len(m["content"]) for m in row["messages"])  # type: ignore[attr-defined]
+    return CorpusFile(path=path, num_rows=num_rows, num_characters=num_characters)
+
+
+def base_rows(source: Source, seed: int, count: int, *, held_out: bool) -> Iterator[Row]:
+    """Rows of invented characters and books: what the npc base learns from."""
+    side = "valid" if held_out else "train"
+    for index in range(count):
+        draw = Draw(source.grammar, f"{seed}:base:{side}:{index}", held_out=held_out)
+        roll = draw.rng.random()
+        if roll < _BOOK_SHARE:
+            yield book_row(draw, source.stock.relations)
+        else:
+            yield invented_talk(draw, source)
+
+
+def invented_talk(draw: Draw, source: Source) -> Row:
+    """A conversation with an invented character."""
+    character = invent(draw, source.voices)
+    you = draw.choice(["Visitor", "Player", "Traveller", "Stranger", *draw.phrases("first", 8)])
+    talk = Conversation(draw, source.stock, character, you)
+    intents, weights = list(WEIGHTED), list(WEIGHTED.values())
+    for intent in draw.rng.choices(intents, weights, k=draw.choice([2, 3, 3, 4, 4, 5])):
+        talk.add(intent(talk))
+    return talk.row("npc", None)

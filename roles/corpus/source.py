@@ -1,0 +1,91 @@
+"""A world's grammar folder, loaded: symbols, relations, intents, goals, actions, moods."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from roles.corpus.facts import Relations
+from roles.corpus.talk import Stock
+from roles.errors import GrammarError
+from roles.grammar import Grammar, flatten, read_yaml
+
+# Intents that only follow from something else, or need bindings of their own.
+_NOT_SMALL_TALK = {"told", "met", "not_met", "alone"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Source:
+    """Everything a corpus is composed from.
+
+    Attributes:
+        voices: families of voices for invented characters.
+    """
+
+    grammar: Grammar
+    stock: Stock
+    voices: list[str]
+
+
+def load_source(folder: Path) -> Source:
+    """Read a grammar folder.
+
+    Raises:
+        GrammarError: a file is missing or malformed.
+    """
+    symbols: dict[str, list[str]] = {}
+    for name in ("words", "topics", "traits", "book"):
+        symbols |= flatten(read_yaml(folder / f"{name}.yaml"), name)
+    relations, sentences = Relations.load(folder / "relations.yaml")
+    talk, talk_symbols = _tables(folder / "talk.yaml", {"moods", "topic"})
+    goals, goal_symbols = _tables(folder / "goals.yaml", {"slots", "when"})
+    actions, action_symbols = _tables(folder / "actions.yaml", {"argument"})
+    voices = read_yaml(folder / "voices.yaml")
+    moods = read_yaml(folder / "moods.yaml")
+    symbols |= sentences | talk_symbols | goal_symbols | action_symbols
+    symbols |= flatten(voices, "voices.yaml") | flatten(moods, "moods.yaml", "mood/")
+    symbols |= {"bare": ["#core#"]}
+    for path in sorted(folder.glob("npcs/*.yaml")):
+        symbols |= flatten(read_yaml(path), str(path), f"npcs/{path.stem}/")
+    topics = {"yes": "mass"}
+    stock = Stock(
+        relations=relations,
+        intents=[name for name in talk if name not in _NOT_SMALL_TALK],
+        intent_moods={name: _words(table.get("moods")) for name, table in talk.items()},
+        intent_topics={
+            name: topics.get(str(table["topic"]), str(table["topic"]))
+            for name, table in talk.items()
+            if "topic" in table
+        },
+        goals={name: _mapping(table["slots"]) for name, table in goals.items()},
+        goals_instead=frozenset(n for n, table in goals.items() if table.get("when") == "instead"),
+        actions={name: _mapping(table["argument"]) for name, table in actions.items()},
+        moods=list(moods),
+    )
+    return Source(grammar=Grammar(symbols), stock=stock, voices=list(voices))
+
+
+def _tables(
+    path: Path, settings: set[str]
+) -> tuple[dict[str, dict[str, object]], dict[str, list[str]]]:
+    """A file's tables (only their settings), and all else in it as symbols."""
+    tables: dict[str, dict[str, object]] = {}
+    symbols: dict[str, object] = {}
+    for name, content in read_yaml(path).items():
+        if isinstance(content, Mapping) and ("say" in content or settings & set(content)):
+            tables[name] = {key: content[key] for key in settings & set(content)}
+            symbols[name] = {k: v for k, v in content.items() if k not in settings | {"must"}}
+        else:
+            symbols[name] = content
+    return tables, flatten(symbols, str(path))
+
+
+def _words(value: object) -> list[str]:
+    return [word.strip() for word in str(value).split(",")] if value else []
+
+
+def _mapping(value: object) -> dict[str, str]:
+    if not isinstance(value, Mapping):
+        raise GrammarError(f"{value!r} must map names to kinds of phrases")
+    return {str(name): str(kind) for name, kind in value.items()}
