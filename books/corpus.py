@@ -14,9 +14,9 @@ from random import Random
 from typing import Literal
 
 from books.book import Book, Passage
-from books.facts import Fact, Facts
+from books.facts import Fact, Facts, open_index
 from books.prompt import answer_reply, book_messages, unknown_reply
-from books.retrieval import PassageIndex, content_words
+from books.retrieval import content_words
 from engine.requests import Message
 
 RowKind = Literal["answer", "unknown", "follow_up", "passage"]
@@ -63,7 +63,7 @@ def build_rows(book: Book, facts: Facts, foreign: Sequence[str], seed: int = 0) 
         foreign: questions that other books answer and this one doesn't.
         seed: draws wordings and passages.
     """
-    writer = _RowWriter(book, Random(f"{book.name}:{seed}"))
+    writer = _RowWriter(book, facts, Random(f"{book.name}:{seed}"))
     rows = [row for fact in facts.facts for row in writer.answers(fact)]
     rows += [row for fact in facts.facts for row in writer.follow_ups(fact, facts)]
     rows += [row for text in facts.unknown for row in writer.unknowns(text, _NUM_WORDINGS)]
@@ -88,10 +88,10 @@ def questions_of(facts: Facts) -> list[str]:
 class _RowWriter:
     """Renders one book's rows, with passages as its search finds them."""
 
-    def __init__(self, book: Book, random: Random) -> None:
+    def __init__(self, book: Book, facts: Facts, random: Random) -> None:
         self._book = book
         self._random = random
-        self._index = PassageIndex(book.passages)
+        self._index = open_index(book, facts)
 
     def answers(self, fact: Fact) -> list[Row]:
         worded = [self._reword(text, n) for text in fact.ask for n in range(_NUM_WORDINGS)]

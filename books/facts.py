@@ -6,9 +6,11 @@ They lie beside the book as NAME.facts.yaml and only serve training:
       - id: oil                      # held-out questions point to it
         answer: The oil is pressed from blind olives.
         key: blind olives            # words that must stand in the book and in the answer
-        ask: [What is the lamp oil made of?, ...]
+        ask: |                       # one question per line
+          What is the lamp oil made of?
+          Which fruit gives the oil?
         after: lamp                  # optional: another fact's id ...
-        then: [And what burns in it?]    # ... whose answer these questions follow
+        then: And what burns in it?  # ... whose answer these questions follow
     unknown: [What colour are the author's boots?]
 """
 
@@ -20,14 +22,29 @@ from pathlib import Path
 from typing import Annotated, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+)
 
-from books.book import Book, sentences
+from books.book import Book, Passage, sentences
 from books.errors import FactsError
+from books.retrieval import PassageIndex
 
 _MAX_OWN_FACTS = 120
 _Model = TypeVar("_Model", bound=BaseModel)
 _Line = Annotated[str, StringConstraints(min_length=2, strip_whitespace=True)]
+
+
+def _lines(value: object) -> object:
+    return [line for line in value.split("\n") if line.strip()] if isinstance(value, str) else value
+
+
+_Lines = Annotated[tuple[_Line, ...], BeforeValidator(_lines)]
 
 
 class Fact(BaseModel):
@@ -37,9 +54,9 @@ class Fact(BaseModel):
     id: _Line
     answer: _Line
     key: _Line
-    ask: tuple[_Line, ...]
+    ask: _Lines = Field(min_length=1)
     after: str | None = None
-    then: tuple[_Line, ...] = ()
+    then: _Lines = ()
 
 
 class Facts(BaseModel):
@@ -80,6 +97,26 @@ def read_facts(book_path: Path, book: Book) -> Facts:
     facts = _validated(path, Facts)
     _check(facts, book, path)
     return facts
+
+
+def open_index(book: Book, facts: Facts) -> PassageIndex:
+    """The book's passages, each found by its text and by the questions it answers."""
+    asked: dict[int, list[str]] = {}
+    for fact in facts.facts:
+        passage = source_passage(book, fact)
+        asked.setdefault(passage.number, []).extend((*fact.ask, *fact.then))
+    return PassageIndex(book.passages, asked)
+
+
+def source_passage(book: Book, fact: Fact) -> Passage:
+    """The passage a fact rests on: it holds the key and most of the answer's words."""
+    key, words = fold(fact.key), set(fold(fact.answer).split())
+
+    def support(passage: Passage) -> tuple[bool, int]:
+        text = fold(passage.text)
+        return key in text, len(words & set(text.split()))
+
+    return max(book.passages, key=support)
 
 
 def own_facts(book: Book) -> Facts:

@@ -1,0 +1,183 @@
+"""Students: how large, where from, and how one lies on disk.
+
+A student is a transformers folder without a tokenizer of its own, plus `student.json`: which
+book it answers for, which tokenizer it reads with (by digest; thousands of students share one
+file), and the digest of its weights.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+
+from books.errors import DistillError, StudentError
+
+CARD_NAME = "student.json"
+_HEAD_SIZE = 32
+_LAYERS = 4
+MIN_PARAMS = 100_000
+MAX_PARAMS = 100_000_000
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StudentCard:
+    """What `student.json` says.
+
+    Attributes:
+        book: the book's name.
+        book_digest: SHA-256 of the text it was distilled from.
+        tokenizer_digest: SHA-256 of the tokenizer.json it reads with.
+        weights_digest: SHA-256 of its model.safetensors.
+        num_params: parameters.
+    """
+
+    book: str
+    book_digest: str
+    tokenizer_digest: str
+    weights_digest: str
+    num_params: int
+
+
+def parse_params(text: str) -> int:
+    """A parameter budget such as "1M", "800k" or "1200000".
+
+    Raises:
+        DistillError: not a number, or outside what a student may be.
+    """
+    units = {"k": 1_000, "m": 1_000_000}
+    lowered = text.strip().lower()
+    try:
+        budget = int(float(lowered.rstrip("km")) * units.get(lowered[-1:], 1))
+    except ValueError as error:
+        raise DistillError(f"--params is {text!r}; write a number such as 1M or 800k") from error
+    if not MIN_PARAMS <= budget <= MAX_PARAMS:
+        raise DistillError(f"--params is {text!r}; a student has 100k to 100M parameters")
+    return budget
+
+
+def student_config(num_params: int, vocab_size: int, context_tokens: int, end_id: int) -> Any:
+    """The Llama shape nearest to 8/3 times as wide inside as outside that keeps the budget.
+
+    Raises:
+        DistillError: the vocabulary alone is beyond the budget.
+    """
+    best: tuple[float, int, int] | None = None
+    for hidden in range(2 * _HEAD_SIZE, 1025, _HEAD_SIZE):
+        fixed = vocab_size * hidden + _LAYERS * (4 * hidden**2 + 2 * hidden) + hidden
+        inner = (num_params - fixed) // (_LAYERS * 3 * hidden) // 16 * 16
+        if inner >= hidden:
+            fit = abs(inner / hidden - 8 / 3)
+            best = min(best or (fit, hidden, inner), (fit, hidden, inner))
+    if best is None:
+        raise DistillError(
+            f"{num_params:,} parameters are too few for a vocabulary of {vocab_size:,} tokens"
+        )
+    _, hidden, inner = best
+    return LlamaConfig(
+        vocab_size=vocab_size,
+        hidden_size=hidden,
+        intermediate_size=inner,
+        num_hidden_layers=_LAYERS,
+        num_attention_heads=hidden // _HEAD_SIZE,
+        num_key_value_heads=hidden // _HEAD_SIZE,
+        max_position_embeddings=context_tokens,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=end_id,
+        pad_token_id=0,
+    )
+
+
+def new_student(config: Any, teacher: nn.Module | None, seed: int) -> LlamaForCausalLM:
+    """A student with random weights, or a width-equal teacher's evenly chosen layers."""
+    torch.manual_seed(seed)
+    student = LlamaForCausalLM(config)
+    if teacher is not None and _same_width(config, teacher.config):
+        copy_layers(student, teacher)
+    return student
+
+
+def copy_layers(student: Any, teacher: Any) -> None:
+    """Initialise from the teacher: embeddings, norm, and layers spread from first to last."""
+    depth, wanted = len(teacher.model.layers), len(student.model.layers)
+    student.model.embed_tokens.load_state_dict(teacher.model.embed_tokens.state_dict())
+    student.model.norm.load_state_dict(teacher.model.norm.state_dict())
+    for number, layer in enumerate(student.model.layers):
+        chosen = round(number * (depth - 1) / max(1, wanted - 1))
+        layer.load_state_dict(teacher.model.layers[chosen].state_dict())
+
+
+def _same_width(one: Any, other: Any) -> bool:
+    names = ("model_type", "vocab_size", "hidden_size", "intermediate_size", "num_attention_heads")
+    return all(getattr(one, name, None) == getattr(other, name, None) for name in names)
+
+
+def count_params(model: nn.Module) -> int:
+    """Parameters, tied ones once."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    return sha256(path.read_bytes()).hexdigest()
+
+
+def save_student(
+    model: Any, folder: Path, book: str, book_digest: str, tokenizer_digest: str
+) -> StudentCard:
+    """Write config, bf16 weights and card."""
+    folder.mkdir(parents=True, exist_ok=True)
+    config = json.loads(model.config.to_json_string(use_diff=True)) | {"dtype": "bfloat16"}
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    weights = {
+        name: tensor.detach().to(torch.bfloat16).contiguous()
+        for name, tensor in model.state_dict().items()
+        if name != "lm_head.weight"  # tied to the embeddings
+    }
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    card = StudentCard(
+        book=book,
+        book_digest=book_digest,
+        tokenizer_digest=tokenizer_digest,
+        weights_digest=file_digest(folder / "model.safetensors"),
+        num_params=count_params(model),
+    )
+    (folder / CARD_NAME).write_text(json.dumps(asdict(card), indent=2) + "\n")
+    return card
+
+
+def read_card(folder: Path) -> StudentCard:
+    """The card of a student's folder.
+
+    Raises:
+        StudentError: there is none, or it is malformed.
+    """
+    path = folder / CARD_NAME
+    try:
+        return StudentCard(**json.loads(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise StudentError(f"{folder} is no student: {CARD_NAME}: {error.strerror}") from error
+    except (ValueError, TypeError) as error:
+        raise StudentError(f"{path} is malformed: {error}") from error
+
+
+def load_model(folder: Path) -> Any:
+    """A transformers model from a local folder, fp32, safetensors only.
+
+    Raises:
+        DistillError: the folder holds no such model.
+    """
+    try:
+        return AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise DistillError(f"{folder}: no model can be loaded: {error}") from error
