@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from torch import Tensor
 
 from engine.errors import AdapterError
-from engine.lora import Factors
+
+Factors = dict[str, tuple[Tensor, Tensor]]
+"""By module path (`3.self_attn.q_proj`): A [rank, in] and B [out, rank], scale folded into B."""
 
 PREFIX = "base_model.model."
 # What names the machine an adapter was made on, not the adapter.
@@ -154,8 +155,3 @@ def _by_pattern(patterns: dict[str, float], module: str, default: float) -> floa
     from peft.utils.other import get_pattern_key
 
     return patterns.get(get_pattern_key(list(patterns), module), default)
-
-
-def slot_factors(adapter: LoadedAdapter, dtype: torch.dtype) -> Factors:
-    """An adapter's factors in the bank's dtype."""
-    return {name: (a.to(dtype), b.to(dtype)) for name, (a, b) in adapter.factors.items()}

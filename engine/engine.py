@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from engine.adapters import LoadedAdapter, read_adapter
 from engine.config import EngineConfig
 from engine.constraints import ConstraintCompiler
 from engine.errors import AdapterError, RequestError
@@ -63,9 +62,7 @@ class Engine:
         self.base, self.template, self._clock = base, template, clock
         self._scheduler = Scheduler(config.prefill_tokens)
         self._prefixes = PrefixCache(config.cache_bytes)
-        self._store = AdapterStore(
-            base.bank.num_slots, config.host_bytes, self._read, self._write_slot
-        )
+        self._store = AdapterStore(base.bank, config.host_bytes)
         self._constraints = ConstraintCompiler(
             template.tokenizer, sorted(base.eos_ids), base.architecture.vocab_size
         )
@@ -88,6 +85,8 @@ class Engine:
         """
         if request.request_id in self._live:
             raise RequestError(f"a request named {request.request_id!r} is already running")
+        if request.adapter is None and not self.base.bank.optional:
+            raise RequestError("the request names no adapter; here every request needs one")
         version = self._store.find(request.adapter) if request.adapter is not None else None
         token_ids, spans = self._encode(request)
         params = request.sampling
@@ -247,7 +246,7 @@ class Engine:
             positions=torch.tensor(positions, device=device),
             rows=torch.tensor(rows, device=device),
             runs=runs,
-            plan=SlotPlan(runs, device, skip_zero=True),
+            plan=SlotPlan(runs, device, skip_zero=self.base.bank.optional),
             wanted=torch.tensor(wanted, dtype=torch.long, device=device),
         )
 
@@ -365,22 +364,7 @@ class Engine:
 
     def read_adapter(self, path: str) -> Any:
         """Read an adapter and check that it fits. Raises: AdapterError."""
-        return self._read(Path(path))
-
-    def _read(self, path: Path) -> LoadedAdapter:
-        adapter = read_adapter(path)
-        if adapter.base_digest not in (None, self.base.digest):
-            raise AdapterError(
-                f"{path} was trained on the base {adapter.base_digest}, this is {self.base.digest}"
-            )
-        try:
-            self.base.bank.check(adapter.factors)
-        except AdapterError as error:
-            raise AdapterError(f"{path}: {error}") from error
-        return adapter
-
-    def _write_slot(self, slot: int, content: Any) -> None:
-        self.base.bank.write(slot, content.factors)
+        return self.base.bank.read(Path(path))
 
     def install_adapter(self, name: str, adapter: Any, pinned: bool) -> AdapterInfo:
         """Serve a read adapter under a name."""

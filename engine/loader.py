@@ -23,6 +23,7 @@ from engine.kv_cache import KVCache
 from engine.linear import Linear, make_linear, round_nf4
 from engine.lora import AdaptedLinear, LoraBank
 from engine.model import Decoder, Layer, Step, StepFunction
+from engine.store import Bank
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,7 +35,7 @@ class LoadedBase:
     architecture: Architecture
     quantization: Quantization
     decoder: Decoder
-    bank: LoraBank
+    bank: Bank
     cache: KVCache
     eos_ids: frozenset[int]
     device: torch.device
@@ -170,10 +171,11 @@ def load_base(config: EngineConfig) -> LoadedBase:
             f"context_tokens is {length}; {folder.name} was made for {shape.context_tokens}"
         )
     cache = KVCache(shape, config.max_rows, length, dtype, device)
-    bank = LoraBank(shape, config.adapter_slots, config.max_rank, dtype, device)
     tables = [table.to(device) for table in rotary_tables(hf_config, shape, length)]
     with ExitStack() as stack:
         files = WeightFiles(folder, stack)
+        digest = file_digest([folder / "config.json", *files.paths])
+        bank = LoraBank(shape, config.adapter_slots, config.max_rank, digest, dtype, device)
         builder = _Builder(shape, files, config, quantization, dtype, device, bank)
         decoder = Decoder(
             shape,
@@ -184,7 +186,6 @@ def load_base(config: EngineConfig) -> LoadedBase:
             rotary=tables,
             cache=cache,
         )
-        digest = file_digest([folder / "config.json", *files.paths])
     return LoadedBase(
         folder=folder,
         digest=digest,

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from engine.adapters import Factors, LoadedAdapter, read_adapter
 from engine.architecture import Architecture
 from engine.errors import AdapterError
 from engine.linear import Linear
@@ -34,10 +36,6 @@ class Site:
 
     in_size: int
     parts: tuple[Part, ...]
-
-
-Factors = dict[str, tuple[Tensor, Tensor]]
-"""By module path (`3.self_attn.q_proj`): A [rank, in] and B [out, rank], scale folded into B."""
 
 
 def adapter_sites(shape: Architecture) -> dict[str, Site]:
@@ -65,29 +63,48 @@ def _parts(prefix: str, sizes: Sequence[tuple[str, int]]) -> tuple[Part, ...]:
 
 
 class LoraBank:
-    """Stacked factors of `num_slots` adapters and the empty slot 0."""
+    """Stacked factors of `num_slots` adapters and the empty slot 0.
+
+    Attributes:
+        optional: requests may do without an adapter; their tokens are left out of the plan.
+    """
+
+    optional = True
 
     def __init__(
         self,
         shape: Architecture,
         num_slots: int,
         max_rank: int,
+        base_digest: str,
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
         self.sites = adapter_sites(shape)
         self.num_slots, self.max_rank, self.num_layers = num_slots, max_rank, shape.num_layers
-        self._dtype, self._device = dtype, device
+        self._base_digest, self._dtype, self._device = base_digest, dtype, device
         # Memory is taken for a site only once an adapter changes it.
         self.a: dict[str, Tensor] = {}  # [layers, slots + 1, in, parts * max_rank]
         self.b: dict[str, list[Tensor]] = {}  # one [layers, slots + 1, max_rank, out] per part
 
-    def check(self, factors: Factors) -> int:
-        """The largest rank of an adapter that fits.
+    def read(self, path: Path) -> LoadedAdapter:
+        """Read an adapter that fits.
 
         Raises:
-            AdapterError: a module this base does not have, another shape, or too high a rank.
+            AdapterError: damaged, made for another base, or of too high a rank.
         """
+        adapter = read_adapter(path)
+        if adapter.base_digest not in (None, self._base_digest):
+            raise AdapterError(
+                f"{path} was trained on the base {adapter.base_digest}, this is {self._base_digest}"
+            )
+        try:
+            self._check(adapter.factors)
+        except AdapterError as error:
+            raise AdapterError(f"{path}: {error}") from error
+        return adapter
+
+    def _check(self, factors: Factors) -> None:
         places = self._places()
         for path, (a, b) in factors.items():
             if path not in places:
@@ -103,10 +120,10 @@ class LoraBank:
                 raise AdapterError(
                     f"the adapter's {path} has rank {a.shape[0]}; a slot holds {self.max_rank}"
                 )
-        return max((a.shape[0] for a, _ in factors.values()), default=0)
 
-    def write(self, slot: int, factors: Factors) -> None:
-        """Put an adapter's factors into a slot, in place; ranks below the maximum are padded."""
+    def write(self, slot: int, content: LoadedAdapter) -> None:
+        """Put an adapter into a slot, in place; ranks below the maximum are padded."""
+        factors = content.factors
         places = self._places()
         for site in {places[path][0] for path in factors} - self.a.keys():
             self._allocate(site)

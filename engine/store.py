@@ -6,11 +6,10 @@ A name can be given a new version while rows run on the old one: they finish on 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from engine.errors import AdapterError, EngineError
 from engine.requests import AdapterInfo
@@ -36,6 +35,24 @@ class Stored(Protocol):
         """Host memory it takes."""
 
 
+class Bank(Protocol):
+    """Slots of stacked weights that a store fills: LoRA factors, or whole students.
+
+    Attributes:
+        num_slots: slots, numbered from 1.
+        optional: whether a request may name no adapter; it then runs in slot 0.
+    """
+
+    num_slots: int
+    optional: bool
+
+    def read(self, path: Path) -> Stored:
+        """Read a folder and check that it fits; called in a thread. Raises: AdapterError."""
+
+    def write(self, slot: int, content: Any) -> None:
+        """Put what `read` returned into a slot, in place; called between steps."""
+
+
 @dataclass(eq=False, slots=True, kw_only=True)
 class Version:
     """One content under a name; superseded once the name has a newer one."""
@@ -59,20 +76,12 @@ class AdapterStore:
     """Names, versions, and which of them hold a slot (numbered from 1).
 
     Args:
-        read: reads a folder; called in a thread.
-        write: puts a content into a slot; called between steps.
         host_bytes: host memory for contents that hold no slot.
     """
 
-    def __init__(
-        self,
-        num_slots: int,
-        host_bytes: int,
-        read: Callable[[Path], Stored],
-        write: Callable[[int, Stored], None],
-    ) -> None:
-        self._read, self._write, self._host_bytes = read, write, host_bytes
-        self._slots: dict[int, Version | None] = dict.fromkeys(range(1, num_slots + 1))
+    def __init__(self, bank: Bank, host_bytes: int) -> None:
+        self._bank, self._host_bytes = bank, host_bytes
+        self._slots: dict[int, Version | None] = dict.fromkeys(range(1, bank.num_slots + 1))
         self._names: dict[str, Version] = {}
         self._clock = 0
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="adapter-prefetch")
@@ -152,7 +161,7 @@ class AdapterStore:
         if version.content is not None:
             return True
         if version.reading is None:
-            version.reading = self._reader.submit(self._read, version.path)
+            version.reading = self._reader.submit(self._bank.read, version.path)
         if not version.reading.done():
             return False
         reading, version.reading = version.reading, None
@@ -180,7 +189,7 @@ class AdapterStore:
             self._vacate(oldest)
             self.evictions += 1
         assert version.content is not None
-        self._write(slot, version.content)
+        self._bank.write(slot, version.content)
         self._slots[slot], version.slot = version, slot
         return True
 
