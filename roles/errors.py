@@ -5,6 +5,8 @@ RolesError
 ├── AgentError         nobody of that name lives in this world
 ├── LineError          a line, question or event that cannot be answered as asked
 ├── GrammarError       a writer's grammar file cannot be read or expanded
+├── LineNotFoundError  no such line is kept
+├── HushedError        the game has silenced the scene
 ├── MemoryNotFoundError  nobody remembers that
 ├── SaveError          a save cannot be written, read or found
 └── ServeError         the server could not start, or could not be reached
@@ -63,6 +65,16 @@ class LineError(RolesError):
     """A line, question or event cannot be answered as asked."""
 
     exit_code = 2
+
+
+class LineNotFoundError(RolesError):
+    """No such line is kept."""
+
+    exit_code = 2
+
+
+class HushedError(RolesError):
+    """The game has silenced the scene."""
 
 
 class MemoryNotFoundError(RolesError):

@@ -16,10 +16,12 @@ same keys for every fact of its file.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Set
+import sqlite3
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 
+from books.retrieval import content_words
 from roles.errors import Problem, WorldError
 from roles.problems import nearest, read_front_matter, shown
 
@@ -49,6 +51,48 @@ class Fact:
     def known_to(self, scopes: Set[str], happened: Set[str]) -> bool:
         """Whether someone with these scopes may know it, given the events that happened."""
         return bool(self.know & scopes) and (not self.after or self.after in happened)
+
+
+class Lore:
+    """A world's facts, searchable; the one place that decides who gets to see one."""
+
+    def __init__(self, facts: Mapping[str, Fact]) -> None:
+        self._facts = list(facts.values())
+        self._database = sqlite3.connect(":memory:")
+        self._database.execute(
+            "CREATE VIRTUAL TABLE words USING fts5(text, tokenize='porter unicode61')"
+        )
+        self._database.executemany(
+            "INSERT INTO words(rowid, text) VALUES (?, ?)",
+            [(i, f"{fact.id.replace('_', ' ')} {fact.text}") for i, fact in enumerate(self._facts)],
+        )
+
+    def known(self, scopes: Set[str], happened: Set[str]) -> list[Fact]:
+        """Every fact that someone with these scopes may know now."""
+        return [fact for fact in self._facts if fact.known_to(scopes, happened)]
+
+    def relevant(
+        self, said: str, scopes: Set[str], happened: Set[str], limit: int = 0
+    ) -> list[Fact]:
+        """Facts that share words with what is said and may be known, best first.
+
+        Args:
+            limit: the most to return; 0 for all.
+        """
+        terms = content_words(said)
+        if not terms:
+            return []
+        rows = self._database.execute(
+            "SELECT rowid FROM words WHERE words MATCH ? ORDER BY bm25(words), rowid",
+            (" OR ".join(f'"{term}"' for term in terms),),
+        )
+        found = [self._facts[row] for (row,) in rows]
+        found = [fact for fact in found if fact.known_to(scopes, happened)]
+        return found[:limit] if limit else found
+
+    def close(self) -> None:
+        """Free the index."""
+        self._database.close()
 
 
 def read_facts(path: Path, root: Path) -> list[Fact]:

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", examples=["a_lower_case_name"])]
 Words = Annotated[str, Field(min_length=1, pattern=r"\S")]
 Tension = Annotated[float, Field(ge=0, le=10, examples=["a number from 0 to 10"])]
-Quantization = Literal["none", "bf16", "nf4", "int8"]
+Quantization = Literal["auto", "none", "bf16", "nf4", "int8"]
 
 # What a writer may put for an argument instead of a JSON Schema; filled in from the world.
 KINDS = ("npc", "book", "place", "emotion", "event", "text", "integer", "boolean")
@@ -50,6 +50,8 @@ class Tier(Table):
         base: folder inside the world, absolute folder, or hub id (`org/name`); for books the
             folder whose subfolders are the students.
         adapter: PEFT folder for every line of this tier (director); characters have their own.
+        quantization: "none" is fp32; "auto" is int8 on a CPU and bf16 on a GPU.
+        nf4_rounded: the adapter was trained over nf4 weights; serve what it was trained on.
         threads: CPU threads of its process.
         slots: adapters (for books: students) in memory, ready to run.
         context: longest prompt with its reply, in tokens.
@@ -59,7 +61,8 @@ class Tier(Table):
 
     base: Words = Field(examples=['base = "models/npc-base"'])
     adapter: str | None = Field(default=None, examples=['adapter = "models/adapters/director"'])
-    quantization: Quantization = Field(default="int8", examples=['quantization = "int8"'])
+    quantization: Quantization = Field(default="auto", examples=['quantization = "int8"'])
+    nf4_rounded: bool = False
     backend: Literal["subprocess", "inline"] = "subprocess"
     threads: int = Field(default=2, ge=1, le=256, examples=["threads = 2"])
     slots: int = Field(default=8, ge=1, le=4096, examples=["slots = 8"])
@@ -89,6 +92,7 @@ class Call(Table):
     arguments: dict[Name, str | dict[str, Any]] = Field(
         default_factory=dict, examples=['arguments = { item = "text" }']
     )
+    goal: str = Field(default="", examples=['goal = "Hint at {about}."'])
     tension: Annotated[float, Field(ge=-10, le=10)] = 0.0
 
     @field_validator("arguments")

@@ -130,6 +130,12 @@ class World:
             shapes.append(_directive_shape(name, self.arguments_schema(call)["properties"]))
         return {"anyOf": shapes}
 
+    def directive_lines(self) -> list[str]:
+        """The directives as the director's prompt lists them, one line each."""
+        calls = self.spec.directives.items()
+        lines = [f"{name}({', '.join(call.arguments)}): {call.description}" for name, call in calls]
+        return ["wait(): nothing calls for a directive", *lines]
+
     def model_problems(self) -> list[Problem]:
         """What `models/` lacks: bases, adapters and students that files name."""
         problems = []

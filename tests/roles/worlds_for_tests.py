@@ -17,14 +17,17 @@ cellar = "the cellar"
 [tiers.director]
 base = "models/director-base"
 quantization = "none"
+backend = "inline"
+threads = 1
 [tiers.director.sampling]
 temperature = 0.0
 [tiers.npc]
 base = "models/npc-base"
 quantization = "none"
-[tiers.book]
-base = "models/students"
-quantization = "none"
+backend = "inline"
+threads = 1
+[tiers.npc.sampling]
+max_tokens = 60
 
 [actions.give]
 description = "hand something over"

@@ -1,0 +1,106 @@
+"""What a running server holds: the world, the game being played in it, the engines."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from protocol import messages as wire
+from protocol import telemetry
+from roles.book import BookOnShelf
+from roles.engines import Engine, Engines
+from roles.errors import AgentError
+from roles.line import Line, Transcript
+from roles.npc import Character
+from roles.playthrough import Playthrough
+from roles.problems import nearest
+from roles.store import Store
+from roles.world import DIRECTOR, World
+
+Publish = Callable[[str, wire.Body], None]
+
+
+class House:
+    """Everything that answering a request may need, in one place.
+
+    Attributes:
+        publish: sends a telemetry event (type, body) to whoever watches.
+    """
+
+    def __init__(self, world: World, store: Store, engines: Engines) -> None:
+        self.world, self.store, self.engines = world, store, engines
+        self.play = Playthrough(world, store)
+        self.transcript = Transcript()
+        self.publish: Publish = lambda kind, body: None
+        self._mouths: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+
+    def tier(self, agent: str) -> wire.Tier:
+        """Which tier an agent belongs to. Raises: AgentError."""
+        if agent == DIRECTOR:
+            return "director"
+        if agent in self.world.npcs:
+            return "npc"
+        if agent in self.world.books:
+            return "book"
+        raise AgentError(f"no agent {agent!r} in this world; {nearest(agent, self.world.agents)}")
+
+    def character(self, agent: str) -> Character:
+        """A character by id. Raises: AgentError."""
+        if self.tier(agent) != "npc":
+            raise AgentError(f"{agent!r} is no character; {nearest(agent, self.world.npcs)}")
+        return self.play.cast[agent]
+
+    def book(self, agent: str) -> BookOnShelf:
+        """A book by id. Raises: AgentError."""
+        if self.tier(agent) != "book":
+            raise AgentError(f"{agent!r} is no book; {nearest(agent, self.world.books)}")
+        return self.play.shelf[agent]
+
+    def engine_of(self, agent: str) -> Engine | None:
+        """The engine an agent's lines run on; None for a book in a world without shelf."""
+        tier = self.tier(agent)
+        if tier == "book" and self.world.books[agent].adapter:
+            return self.engines["npc"]
+        return self.engines.get(tier)
+
+    @asynccontextmanager
+    async def mouth(self, conversation: str) -> AsyncIterator[None]:
+        """A conversation's turn to speak: one line at a time in each."""
+        async with self._mouths[conversation]:
+            yield
+
+    def began(self, line: Line) -> wire.Accepted:
+        """Tell the watchers, and the client, that a line will be spoken."""
+        self.transcript.running[line.agent] += 1
+        started = telemetry.LineStarted(
+            line=line.id,
+            agent=line.agent,
+            tier=line.tier,
+            speaker=line.speaker,
+            text=line.said,
+            scene=line.scene,
+        )
+        self.publish("line_started", started)
+        return wire.Accepted(line=line.id, agent=line.agent, tier=line.tier, adapter=line.adapter)
+
+    def spoke(self, line: Line, text: str) -> wire.Delta:
+        """A piece of a line goes out."""
+        line.text += text
+        delta = telemetry.LineDelta(line=line.id, agent=line.agent, text=text)
+        self.publish("line_delta", delta)
+        return wire.Delta(text=text)
+
+    def ended(self, line: Line, *, whole: bool) -> None:
+        """Tell the watchers that a line is over, and keep it."""
+        self.transcript.running[line.agent] -= 1
+        self.transcript.add(line)
+        if whole:
+            info = line.info().model_dump()
+            self.publish("line_ended", telemetry.LineEnded.model_validate(info))
+        else:
+            failed = telemetry.LineFailed(
+                line=line.id, agent=line.agent, code="cancelled", message=line.cause
+            )
+            self.publish("line_failed", failed)

@@ -1,0 +1,92 @@
+"""The manager: takes every request to whoever answers it. The service behind the server."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
+from typing import Any, Protocol
+
+from protocol import telemetry
+from protocol.errors import Code, Refusal
+from protocol.messages import Body
+from protocol.service import Peer, Request
+from roles import console, errors, game
+from roles.engines import Engine, Engines, MakeBackend, make_backend
+from roles.house import House, Publish
+from roles.question import Question
+from roles.store import Store
+from roles.talk import Talk
+from roles.tick import Tick
+from roles.world import World
+
+_CODES: dict[type[errors.RolesError], Code] = {
+    errors.AgentError: Code.UNKNOWN_AGENT,
+    errors.LineError: Code.BAD_REQUEST,
+    errors.LineNotFoundError: Code.NOT_FOUND,
+    errors.MemoryNotFoundError: Code.NOT_FOUND,
+    errors.SaveError: Code.NOT_FOUND,
+    errors.HushedError: Code.CONFLICT,
+}
+
+
+class Spoken(Protocol):
+    """A line about to be spoken."""
+
+    def run(self, client_deadline_s: float | None) -> AsyncGenerator[Body, None]:
+        """Accepted, Delta*, then the reply."""
+
+
+class Manager:
+    """Hosts a world: starts its engines and answers its requests."""
+
+    def __init__(
+        self, world: World, store: Store | None = None, make: MakeBackend = make_backend
+    ) -> None:
+        engines = Engines(world, self._engine_changed, make)
+        self.house = House(world, store or Store(), engines)
+        self._lines: dict[str, Callable[[House, str, Any], Spoken]] = {
+            "say": Talk,
+            "ask": Question,
+            "tick": Tick,
+        }
+        self._answers: dict[str, Callable[[House, Any], Awaitable[Body]]] = game.ANSWERS
+
+    async def start(self, publish: Publish | None = None) -> None:
+        """Begin loading the engines; requests are answered from now on."""
+        if publish is not None:
+            self.house.publish = publish
+        await self.house.engines.start()
+
+    async def wait_ready(self) -> None:
+        """Return when every engine has loaded, or failed to."""
+        await self.house.engines.wait_ready()
+
+    async def close(self) -> None:
+        """Stop the engines, close the game; what was written stays."""
+        await self.house.engines.close()
+        self.house.play.close()
+        self.house.store.close()
+
+    async def handle(self, peer: Peer, request: Request) -> AsyncIterator[Body]:
+        """Answer one request (see protocol.service.Service)."""
+        try:
+            if request.type in self._lines:
+                spoken = self._lines[request.type](self.house, request.key, request.body)
+                async with aclosing(spoken.run(request.deadline_s)) as bodies:
+                    async for body in bodies:
+                        yield body
+            elif request.type in self._answers:
+                yield await self._answers[request.type](self.house, request.body)
+            else:
+                raise Refusal(Code.UNSUPPORTED, f"this server does not offer {request.type!r}")
+        except errors.RolesError as error:
+            code = _CODES.get(type(error), Code.FAILED)
+            field = "agent" if code == Code.UNKNOWN_AGENT else None
+            raise Refusal(code, str(error), field=field) from error
+
+    def _engine_changed(self, engine: Engine) -> None:
+        """Tell the watchers about every agent of an engine."""
+        for agent in self.house.world.agents:
+            if self.house.engine_of(agent) is engine:
+                info = console.agent_info(self.house, agent).model_dump()
+                self.house.publish("agent_changed", telemetry.AgentChanged.model_validate(info))

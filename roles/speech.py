@@ -1,0 +1,126 @@
+"""Runs one line through its engine: streams what is spoken, keeps time, and never hangs."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator
+from dataclasses import dataclass
+from typing import cast
+
+from engine.backend import Backend
+from engine.errors import EngineError
+from engine.requests import Delta, Event, Finished, GenerationRequest, Started
+from roles.engines import Engine
+from roles.line import Line
+from roles.reply import ReplyReader
+
+ANSWER_MARGIN_S = 0.1  # between our giving up and the client's: time to send a fallback line
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Deadlines:
+    """On the event loop's clock: when the first word, and the last one, must have come."""
+
+    first_word_s: float
+    last_word_s: float | None = None
+
+    @classmethod
+    def after(cls, first_word_s: float, client_s: float | None) -> Deadlines:
+        """From now: so long for the first word, and before the client gives up for the last."""
+        first = asyncio.get_running_loop().time() + first_word_s
+        if client_s is None:
+            return cls(first_word_s=first)
+        last = client_s - ANSWER_MARGIN_S
+        return cls(first_word_s=min(first, last), last_word_s=last)
+
+
+async def speak(
+    engine: Engine, line: Line, reader: ReplyReader, deadlines: Deadlines
+) -> AsyncGenerator[str, None]:
+    """Speak a line whose prompt is set; yields speech as it becomes certain.
+
+    Fills in the line as it goes. If nothing was spoken, `line.cause` says why and it is the
+    caller's to find other words; if the line broke off, what was spoken stands.
+    """
+    if line.cause:  # why it can't be spoken is known already
+        return
+    try:
+        async with contextlib.aclosing(_events(engine.backend, line)) as events:
+            async for speech in _listen(events, line, reader, deadlines):
+                yield speech
+    finally:
+        _note(engine, line)
+
+
+async def _listen(
+    events: AsyncIterator[Event], line: Line, reader: ReplyReader, deadlines: Deadlines
+) -> AsyncIterator[str]:
+    while line.finished is None:
+        limit = deadlines.last_word_s if reader.spoken else deadlines.first_word_s
+        try:
+            async with asyncio.timeout_at(limit):
+                event = await anext(events)
+        except TimeoutError:
+            line.cause = "the deadline came before the last word"
+            if not reader.spoken:
+                line.cause = "no word came before the deadline"
+            break
+        if isinstance(event, Started):
+            line.started = event
+        elif isinstance(event, Delta):
+            line.deltas.append(event)
+            if speech := reader.feed(event.text):
+                yield speech
+        else:
+            line.finished = event
+    if speech := reader.finish():
+        yield speech
+    if line.finished is not None and line.finished.reason not in ("stop", "length"):
+        line.cause = line.finished.error or f"the engine ended it: {line.finished.reason}"
+
+
+def _events(backend: Backend, line: Line) -> AsyncGenerator[Event, None]:
+    request = GenerationRequest(
+        request_id=line.key,
+        prompt=line.prompt,
+        adapter=line.adapter.name if line.adapter else None,
+        sampling=line.sampling,
+        priority=line.priority,
+        deadline_ms=line.deadline_ms,
+    )
+    return cast("AsyncGenerator[Event, None]", backend.submit(request))
+
+
+async def obstacle(engine: Engine, deadlines: Deadlines) -> str:
+    """Wait while the engine starts, as long as the first word may take.
+
+    Returns why it can't speak now, or "" if it can.
+    """
+    loop = asyncio.get_running_loop()
+    if not engine.breaker.allows(loop.time()):
+        return f"the {engine.tier} engine failed too often and rests"
+    if not engine.prepared.is_set() or engine.state != "ready":
+        try:
+            async with asyncio.timeout_at(deadlines.first_word_s):
+                await engine.prepared.wait()
+                await engine.backend.wait_ready()
+        except TimeoutError:
+            engine.breaker.gave_up()
+            return f"the {engine.tier} engine is {engine.state}"
+        except EngineError as error:
+            engine.breaker.gave_up()
+            return str(error)
+    return ""
+
+
+def _note(engine: Engine, line: Line) -> None:
+    """Tell the breaker how it went."""
+    finished: Finished | None = line.finished
+    if finished is None or finished.reason == "cancelled":
+        engine.breaker.gave_up()
+    elif finished.reason == "error":
+        engine.error = line.cause
+        engine.breaker.failed(asyncio.get_running_loop().time())
+    else:
+        engine.breaker.succeeded()

@@ -1,0 +1,240 @@
+"""Lines of characters: from `say` to what was said, done and remembered."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import replace
+
+from engine.requests import Message
+from protocol import messages as wire
+from roles.budget import LEVELS
+from roles.engines import Engine
+from roles.errors import HushedError, LineError
+from roles.house import House
+from roles.line import Line
+from roles.npc import ceiling, compose, recollections, sampling_params
+from roles.offers import Offer, offer, reply_grammar
+from roles.prompt import turn
+from roles.reply import ReplyReader
+from roles.speech import Deadlines, obstacle, speak
+from roles.summary import summarise
+
+OFFSTAGE = "the character is offstage"
+
+
+class Talk:
+    """One line of one character, from request to reply."""
+
+    def __init__(self, house: House, key: str, body: wire.SayRequest) -> None:
+        self.house, self.body = house, body
+        self.character = house.character(body.agent)
+        if body.agent in house.play.hushed:
+            raise HushedError(f"{body.agent} is in a hushed scene; lift the hush first")
+        self.offers = _offers(house, body)
+        self.engine = self._engine()
+        self.focus, why = self.character.focus(body.focus)
+        self.level = LEVELS[self.focus]
+        self.line = Line(
+            id=house.play.next_line(),
+            key=key,
+            agent=body.agent,
+            tier=self.engine.tier,
+            speaker=body.speaker,
+            said=body.text,
+            scene=body.scene,
+            conversation=body.conversation,
+            offered=tuple(one.shown for one in self.offers),
+            routing=[why],
+        )
+        self.dialogue = house.play.dialogue(body.agent, body.speaker, body.conversation)
+        self.reader = ReplyReader()
+
+    async def run(self, client_deadline_s: float | None) -> AsyncGenerator[wire.Body, None]:
+        """Speak: Accepted, Delta*, SayReply. What was spoken is kept, whatever happens."""
+        arrived = time.monotonic()
+        yield self.house.began(self.line)
+        whole = False
+        try:
+            async with self.house.mouth(self.dialogue.key):
+                deadlines = self._deadlines(client_deadline_s)
+                self.line.cause = await self._obstacle(deadlines)
+                said = self._compose()
+                self.line.waited_s = time.monotonic() - arrived
+                line = speak(self.engine, self.line, self.reader, deadlines)
+                async with aclosing(line) as pieces:
+                    async for piece in pieces:
+                        yield self.house.spoke(self.line, piece)
+                if not self.reader.spoken:
+                    yield self._stand_in()
+                whole = True
+                self._keep(said)
+        finally:
+            if not whole and self.line.text:
+                self.line.cause = self.line.cause or "cancelled while speaking"
+                self._keep(said)
+            self.line.ended_s = time.time()
+            self.house.ended(self.line, whole=whole)
+        yield self.line.reply()
+
+    def _engine(self) -> Engine:
+        """The engine that speaks: the character's, unless the request says otherwise."""
+        tier = self.body.tier or "npc"
+        engine = self.house.engines.get(tier)
+        if tier == "book" or engine is None:
+            raise LineError(f"a character cannot speak from tier {tier!r}; use npc or director")
+        return engine
+
+    async def _obstacle(self, deadlines: Deadlines) -> str:
+        """Why the model can't speak this line, or "" if it can; then the adapter is chosen."""
+        if self.focus == "offstage":
+            return OFFSTAGE
+        cause = await obstacle(self.engine, deadlines)
+        if not cause:
+            self.line.routing.append(self._choose_adapter())
+        return cause
+
+    def _choose_adapter(self) -> str:
+        """Pick the adapter, and say why."""
+        name = self.body.adapter or self.body.agent
+        if self.body.adapter is not None and name not in self.engine.adapters:
+            raise LineError(f"the {self.engine.tier} engine has no adapter {name!r}")
+        if name in self.engine.adapters and self.engine.tier == "npc":
+            self.line.adapter = self.engine.use(name)
+            version = self.line.adapter.version
+            return f"adapter {name} version {version} on the {self.engine.tier} engine"
+        why = self.engine.refused.get(name, "none is loaded")
+        return f"the bare base of the {self.engine.tier} engine, no adapter: {why}"
+
+    def _compose(self) -> Message:
+        """Set the line's prompt and sampling; returns the message that is new in it."""
+        table, line, level = self.engine.table, self.line, self.level
+        seed = self.house.play.seed(line.id) if self.body.seed is None else self.body.seed
+        params = sampling_params(
+            table.sampling,
+            self.character.spec.sampling,
+            seed,
+            max_tokens=self.body.max_tokens,
+            temperature=self.body.temperature,
+            top_p=self.body.top_p,
+        )
+        most = ceiling(level, table.context, params.max_tokens)
+        said = self._said()
+        if self.focus != "offstage":
+            self._make_room(most.prompt, said)
+            messages, cut = compose(
+                self.character.system, self.dialogue, said, self.engine.counter, most
+            )
+            line.prompt = messages
+            line.routing += [cut] if cut else []
+        line.sampling = replace(
+            params,
+            max_tokens=most.reply,
+            num_top_logprobs=self.body.top_logprobs,
+            constraint=reply_grammar(self.house.world.spec.emotions, self.offers),
+        )
+        line.priority, line.context_tokens = level.priority, table.context
+        return said
+
+    def _said(self) -> Message:
+        """What is said now, with the notes of this moment before it."""
+        play, body = self.house.play, self.body
+        scopes = self.house.world.scopes(body.agent, play.place(body.agent, body.scene))
+        facts = play.lore.relevant(
+            body.text, scopes, play.director.happened, self.level.num_facts or 1
+        )
+        memories = recollections(
+            play.memories,
+            body.agent,
+            body.speaker,
+            body.text,
+            self.dialogue,
+            play.now,
+            self.level.num_memories,
+        )
+        notes = self.character.notes(
+            scene=self._new_scene(),
+            facts=[fact.text for fact in facts],
+            memories=memories,
+            offers=self.offers,
+        )
+        return turn(play.display_name(body.speaker), body.text, notes)
+
+    def _new_scene(self) -> tuple[str, list[str]] | None:
+        """Place and people, where the model has not been told of them yet."""
+        play, body = self.house.play, self.body
+        place = self.house.world.spec.places[play.place(body.agent, body.scene)]
+        present = [play.display_name(npc) for npc in play.present(body.scene) if npc != body.agent]
+        notes = self.character.notes(scene=(place, present), facts=(), memories=(), offers=())
+        shown = next((x.text for x in notes.segments() if x.kind == "scene"), "")
+        return None if shown == self.dialogue.last_text("scene") else (place, present)
+
+    def _make_room(self, prompt_tokens: int, said: Message) -> None:
+        """When the tier's context is full, the older half of the talk becomes a summary."""
+        if self.level.context_share < 1.0:
+            return  # a distant character sees less for now; its conversation stays whole
+        counter = self.engine.counter
+        fixed = counter.count_messages([self.character.system, said])
+        left = self.dialogue.roll_up(counter, max(prompt_tokens - fixed, 0))
+        if left:
+            summary = summarise(left, self.character.spec.name)
+            self.house.play.memories.add(
+                self.body.agent,
+                summary,
+                kind="summary",
+                now=self.house.play.now,
+                importance=0.6,
+                participants=[self.body.speaker, self.body.agent],
+            )
+            self.line.routing.append(f"context full: {len(left)} messages became a summary")
+
+    def _deadlines(self, client_deadline_s: float | None) -> Deadlines:
+        table, share = self.engine.table, self.level.deadline_share
+        self.line.deadline_ms = None
+        self.line.routing.append(f"first word due in {table.deadline_ms * share:.0f} ms")
+        return Deadlines.after(table.deadline_ms * share / 1000, client_deadline_s)
+
+    def _stand_in(self) -> wire.Delta:
+        """No word came: a spare line of the character's own, and never another after it."""
+        self.line.fallback = True
+        self.line.cause = self.line.cause or "the model had nothing to say"
+        self.line.emotion, text = self.character.fallback(self.line.sampling.seed)
+        return self.house.spoke(self.line, text)
+
+    def _keep(self, said: Message) -> None:
+        """What was said and offered becomes history and memory."""
+        line = self.line
+        line.raw = self.reader.raw
+        if not line.fallback:
+            line.emotion = self.reader.mood or self.character.part.mood
+            line.actions = _allowed(self.reader, self.offers)
+        if self.body.ephemeral:
+            return
+        with self.house.store.transaction():
+            answer = self.character.history(line.actions, line.text, line.emotion)
+            self.dialogue.append(line.id, [said, answer])
+            self.house.play.remember_line(line, self.house.play.present(line.scene))
+            if line.actions:
+                calls = [action.model_dump() for action in line.actions]
+                self.house.store.set(f"actions:{line.id}", {"agent": line.agent, "calls": calls})
+            self.character.spoke(line.emotion)
+
+
+def _offers(house: House, body: wire.SayRequest) -> list[Offer]:
+    if body.actions is None:
+        return [offer(house.world, name, {}) for name in house.world.spec.actions]
+    return [offer(house.world, one.name, one.arguments) for one in body.actions]
+
+
+def _allowed(reader: ReplyReader, offers: list[Offer]) -> list[wire.ActionCall]:
+    """The actions that were offered with these arguments; the grammar lets no others out."""
+    known = {one.name: one for one in offers}
+    calls = []
+    for action in reader.actions:
+        try:
+            known[action.name].check(action.arguments)
+        except (KeyError, LineError):
+            continue
+        calls.append(wire.ActionCall(name=action.name, arguments=action.arguments))
+    return calls
