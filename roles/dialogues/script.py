@@ -1,0 +1,420 @@
+"""A dialogue script: a scene, turns, and what must and must never come of each.
+
+The models here are the schema; `script.schema.json` beside this file is generated from them
+for editors. Keys unknown here are mistakes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    model_validator,
+)
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Agent = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+Said = Annotated[str, Field(min_length=1, max_length=200_000)]
+Seed = Annotated[int, Field(ge=0, le=2**53 - 1)]
+Size = Annotated[int, Field(ge=0)]
+
+
+def _listed(value: Any) -> Any:
+    """One string may stand where a list of them may."""
+    return [value] if isinstance(value, str | int | float) else value
+
+
+def _pattern(value: str) -> str:
+    try:
+        re.compile(value)
+    except re.error as error:
+        raise ValueError(f"{value!r} is no regular expression: {error}") from None
+    return value
+
+
+def _rising(value: tuple[int, int]) -> tuple[int, int]:
+    if value[0] > value[1]:
+        raise ValueError(f"[{value[0]}, {value[1]}] is no range; write the smaller number first")
+    return value
+
+
+_WORDS = BeforeValidator(_listed, json_schema_input_type=str | list[str])
+Strings = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], _WORDS]
+Pattern = Annotated[str, AfterValidator(_pattern)]
+Patterns = Annotated[tuple[Pattern, ...], _WORDS]
+Pages = Annotated[tuple[int, ...], BeforeValidator(_listed, json_schema_input_type=int | list[int])]
+Range = Annotated[tuple[Size, Size], AfterValidator(_rising)]
+
+
+class Table(BaseModel):
+    """A table of a script: frozen, and strict about its keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Offered(Table):
+    """An action that is possible now; `with` narrows arguments to these values."""
+
+    action: Agent
+    with_: dict[Agent, list[str | int | float | bool]] = Field(default={}, alias="with")
+
+
+class Taken(Table):
+    """An action that must be taken: its name, and at least these arguments.
+
+    A list stands for "one of these".
+    """
+
+    action: Agent
+    with_: dict[Agent, Any] = Field(default={}, alias="with")
+
+
+class Meaning(Table):
+    """The line means much the same as a reference, by cosine of averaged word vectors."""
+
+    like: str = Field(min_length=1)
+    at_least: Share = 0.7
+
+
+class PromptExpectation(Table):
+    """What the model must, and must never, have been shown.
+
+    Attributes:
+        contains: strings somewhere in the prompt's segments; `lacks` must not be there.
+        facts: ids of lore facts that were shown; `lacks_facts` were kept from it.
+    """
+
+    contains: Strings = ()
+    lacks: Strings = ()
+    facts: Strings = ()
+    lacks_facts: Strings = ()
+
+
+class Budget(Table):
+    """What a line may cost; going over is a warning unless `enforce` is true."""
+
+    ttft_ms: Annotated[float, Field(gt=0)] | None = None
+    prompt_tokens: Size | None = None
+    completion_tokens: Size | None = None
+    enforce: bool = False
+
+
+class Expectation(Table):
+    """What must hold of the answer to one turn. Words are compared without regard to case.
+
+    Attributes:
+        exact: the very words (a golden); left empty, `check --update` writes them.
+        contains: all of these occur; `contains_any`: one of them; `lacks`: none of them.
+        matches: regular expressions that all are found; `lacks_match`: none is.
+        says: ids of lore facts it tells; `never_says`: facts it must not give away.
+        canaries: strings that must never come out, in any reply of any seed.
+        emotion: the mood, or the moods that are all right.
+        actions: the actions taken, in order; [] for none.
+        offered: actions the model was offered.
+        directive: fields of the director's directive; a list stands for "one of these".
+        waits: whether the director waits.
+        abstains: whether the book says that it doesn't know.
+        pages: the book's answer rests on one of these pages.
+        in_character: least probability, by the judge, that this character speaks.
+        means: much the same as a reference.
+        words, sentences: fewest and most.
+        language: code of the language spoken.
+        fallback: whether an authored line stands in for the model.
+        ended: how the line ended.
+        speakers: who answers in a group, in any order; `lines`: fewest and most lines.
+        page: the page read.
+        waiting: events the director has yet to see.
+        refused: error code with which the request must be refused.
+        prompt: what the model was and wasn't shown.
+        budget: what the line may cost.
+    """
+
+    exact: str | None = None
+    contains: Strings = ()
+    contains_any: Strings = ()
+    lacks: Strings = ()
+    matches: Patterns = ()
+    lacks_match: Patterns = ()
+    says: Strings = ()
+    never_says: Strings = ()
+    canaries: Strings = ()
+    emotion: Strings = ()
+    actions: tuple[Taken, ...] | None = None
+    offered: Strings = ()
+    directive: dict[str, Any] = {}
+    waits: bool | None = None
+    abstains: bool | None = None
+    pages: Pages = ()
+    in_character: Share | None = None
+    means: Meaning | None = None
+    words: Range | None = None
+    sentences: Range | None = None
+    language: Literal["en", "de", "es", "fr", "it", "pt"] | None = None
+    fallback: bool | None = None
+    ended: Literal["stop", "length", "fallback"] | None = None
+    speakers: Strings = ()
+    lines: Range | None = None
+    page: int | None = None
+    waiting: Size | None = None
+    refused: str | None = None
+    prompt: PromptExpectation | None = None
+    budget: Budget | None = None
+
+    @property
+    def checks(self) -> set[str]:
+        """The keys written that can fail (a budget that only warns cannot)."""
+        written = set(self.model_fields_set)
+        if self.budget is not None and not self.budget.enforce:
+            written.discard("budget")
+        return written
+
+
+class Turn(Table):
+    """What every turn may have."""
+
+    note: str = Field(default="", description="for the reader of the script")
+    expect: Expectation = Expectation()
+
+
+class Line(Turn):
+    """What every turn that makes someone speak may have."""
+
+    seed: Seed | None = Field(default=None, description="absent: from the script's seed")
+    temperature: Annotated[float, Field(ge=0, le=5)] | None = Field(
+        default=None, description="0: greedy; absent: the world's"
+    )
+    max_tokens: Annotated[int, Field(ge=1, le=4096)] | None = None
+
+
+class SayTurn(Line):
+    """Someone speaks to a character."""
+
+    say: Said
+    to: Agent | None = Field(default=None, description="absent: the only character present")
+    speaker: str = "player"
+    conversation: str = ""
+    focus: Literal["spotlight", "near", "far", "offstage"] | None = None
+    actions: tuple[Offered, ...] | None = Field(
+        default=None, description="absent: all the world allows; []: nothing"
+    )
+
+
+class AskTurn(Line):
+    """Someone asks a book."""
+
+    ask: Said
+    to: Agent
+    speaker: str = "player"
+
+
+class TickTurn(Line):
+    """The director decides."""
+
+    tick: float | None = Field(description="game time in seconds, or empty")
+
+
+class ConverseTurn(Line):
+    """Someone speaks to everyone in the scene."""
+
+    converse: Said
+    speaker: str = "player"
+    aside_to: Agent | None = None
+    max_lines: Annotated[int, Field(ge=1, le=16)] = 3
+
+
+class EventTurn(Turn):
+    """Something happens."""
+
+    event: Agent
+    text: str = Field(default="", description="absent: the world's text, filled from `data`")
+    who: Strings = ()
+    importance: Share | None = Field(default=None, description="absent: the world's")
+    now: float | None = None
+    data: dict[str, Any] = {}
+
+
+class ReadTurn(Turn):
+    """Someone reads a page; without a number, the one at the bookmark."""
+
+    read: Agent
+    page: Annotated[int, Field(ge=1)] | None = None
+    speaker: str = "player"
+
+
+class SceneTurn(Turn):
+    """From here on, others are present or the place is another."""
+
+    present: tuple[Agent, ...]
+    place: Agent | None = None
+
+
+class ResultTurn(Turn):
+    """The game says what became of the last line's action."""
+
+    result: str = Field(min_length=1)
+    ok: bool = True
+    index: Size = 0
+
+
+class SaveTurn(Turn):
+    """Everything is saved."""
+
+    save: Agent
+
+
+class RestoreTurn(Turn):
+    """Everything is again as it was saved."""
+
+    restore: Agent
+
+
+TURNS: dict[str, type[Turn]] = {
+    "say": SayTurn,
+    "ask": AskTurn,
+    "tick": TickTurn,
+    "converse": ConverseTurn,
+    "event": EventTurn,
+    "read": ReadTurn,
+    "present": SceneTurn,
+    "result": ResultTurn,
+    "save": SaveTurn,
+    "restore": RestoreTurn,
+}
+
+
+def kind_of(turn: Any) -> str | None:
+    """Which kind of turn a table is, by the one key that tells."""
+    if isinstance(turn, Turn):
+        return next(kind for kind, model in TURNS.items() if isinstance(turn, model))
+    return next((kind for kind in TURNS if kind in turn), None) if _is_table(turn) else None
+
+
+def _is_table(value: Any) -> bool:
+    return isinstance(value, Mapping)
+
+
+AnyTurn = Annotated[
+    Annotated[SayTurn, Tag("say")]
+    | Annotated[AskTurn, Tag("ask")]
+    | Annotated[TickTurn, Tag("tick")]
+    | Annotated[ConverseTurn, Tag("converse")]
+    | Annotated[EventTurn, Tag("event")]
+    | Annotated[ReadTurn, Tag("read")]
+    | Annotated[SceneTurn, Tag("present")]
+    | Annotated[ResultTurn, Tag("result")]
+    | Annotated[SaveTurn, Tag("save")]
+    | Annotated[RestoreTurn, Tag("restore")],
+    Discriminator(kind_of),
+]
+
+
+class Planted(Table):
+    """A memory that a character has when the scene begins."""
+
+    text: str = Field(min_length=1)
+    now: float = 0.0
+    importance: Share = 0.5
+    participants: Strings = ()
+    pinned: bool = False
+
+
+def _memory(value: Any) -> Any:
+    return {"text": value} if isinstance(value, str) else value
+
+
+Memory = Annotated[Planted, BeforeValidator(_memory, json_schema_input_type=str | Planted)]
+
+
+class Scene(Table):
+    """The world as it is before the first turn.
+
+    Attributes:
+        present: characters, and where they are.
+        now: game time, in seconds.
+        happened: events of the world that are past; lore may wait for them.
+        state: the game's own state, as events would have set it.
+        memories: planted per character; a plain string is a memory of importance 0.5.
+        deadline_ms: absent, no line ever falls back for time; 0, each does at once.
+    """
+
+    present: tuple[Agent, ...] = ()
+    place: Agent | None = None
+    now: float = 0.0
+    happened: Strings = ()
+    state: dict[str, Any] = {}
+    memories: dict[Agent, tuple[Memory, ...]] = {}
+    deadline_ms: Size | None = None
+
+
+class Script(Table):
+    """One script.
+
+    Attributes:
+        name: unique in its file; `-k` and reports use FILE::NAME.
+        about: what it guards, in a sentence.
+        tags: more words for `-k`.
+        seed: of the first run; the k-th run adds k.
+        seeds: how many runs.
+        pass_rate: least share of runs that must pass. Below 1, it fails only where chance
+            doesn't explain the shortfall; canaries and refusals forgive nothing.
+    """
+
+    name: Agent
+    about: str = ""
+    tags: Strings = ()
+    scene: Scene = Scene()
+    seed: Seed = 1
+    seeds: Annotated[int, Field(ge=1, le=1000)] = 1
+    pass_rate: Annotated[float, Field(gt=0, le=1)] = 1.0
+    turns: tuple[AnyTurn, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _can_fail(self) -> Script:
+        if not any(turn.expect.checks for turn in self.turns):
+            raise ValueError("expects nothing, so it can never fail; add `expect:` to a turn")
+        return self
+
+    @property
+    def agents(self) -> set[str]:
+        """Everyone whose words this script looks at."""
+        named: set[str] = set(self.scene.present)
+        for turn in self.turns:
+            named |= _named(turn)
+        return named
+
+
+def addressee(script: Script, turn: SayTurn) -> str | None:
+    """Whom a line is for: `to`, or the only character present (None where that is unclear)."""
+    if turn.to is not None:
+        return turn.to
+    return script.scene.present[0] if len(script.scene.present) == 1 else None
+
+
+def _named(turn: Turn) -> set[str]:
+    match turn:
+        case SayTurn(to=str(agent)) | AskTurn(to=agent) | ReadTurn(read=agent):
+            return {agent}
+        case TickTurn():
+            return {"director"}
+        case SceneTurn(present=agents):
+            return set(agents)
+    return set()
+
+
+def json_schema() -> dict[str, Any]:
+    """The schema that editors use for `dialogues/*.yaml`."""
+    schema = Script.model_json_schema(by_alias=True)
+    head = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "A biblioteca dialogue script",
+    }
+    return {**schema, **head}
