@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from random import Random
 
@@ -22,9 +22,54 @@ _MAX_DEPTH = 40
 _NO_ARTICLE = re.compile(r"(?:the|a|an|my|your|his|her|its|our|their|all|every|no) |[A-Z]")
 # Words that only a sentence's start spells with a capital; any other may be a name.
 _LOWERED = frozenset(
-    "A An And Ask At Behind Below Beneath Beside Between By Come For From Go He Her His In Inside "
-    "It Its Look Near Never Nobody Nothing Of On Outside Say She Someone That The There They This "
-    "To Try Under What When With You Your".split()
+    [
+        "A",
+        "An",
+        "And",
+        "Ask",
+        "At",
+        "Behind",
+        "Below",
+        "Beneath",
+        "Beside",
+        "Between",
+        "By",
+        "Come",
+        "For",
+        "From",
+        "Go",
+        "He",
+        "Her",
+        "His",
+        "In",
+        "Inside",
+        "It",
+        "Its",
+        "Look",
+        "Near",
+        "Never",
+        "Nobody",
+        "Nothing",
+        "Of",
+        "On",
+        "Outside",
+        "Say",
+        "She",
+        "Someone",
+        "That",
+        "The",
+        "There",
+        "They",
+        "This",
+        "To",
+        "Try",
+        "Under",
+        "What",
+        "When",
+        "With",
+        "You",
+        "Your",
+    ]
 )
 _SPACE_BEFORE_MARK = re.compile(r" +([.,;:?!])")
 _SPACES = re.compile(r"  +")
@@ -191,7 +236,7 @@ def flatten(content: Mapping[str, object], where: str, prefix: str = "") -> dict
     return symbols
 
 
-@lru_cache(maxsize=None)
+@cache
 def _parse(text: str) -> _Template:
     template, end = _parse_until(text, 0, "")
     if end != len(text):

@@ -51,8 +51,13 @@ class Notes:
 
 
 def offer(action: str, choices: Mapping[str, Sequence[str]]) -> str:
-    """An offered action as it stands in the notes: `give(item=brass key|lamp oil)`."""
-    arguments = ", ".join(f"{name}={'|'.join(options)}" for name, options in choices.items())
+    """An offered action as it stands in the notes: `give(item=brass key|lamp oil)`.
+
+    An argument without choices is free text: `give(item)`.
+    """
+    arguments = ", ".join(
+        f"{name}={'|'.join(options)}" if options else name for name, options in choices.items()
+    )
     return f"{action}({arguments})"
 
 

@@ -16,6 +16,7 @@ _MAX_TRIES = 2000
 # Kinds with too few phrases to hold any out.
 _CLOSED_KINDS = frozenset(
     {"color", "material", "reason", "objects", "kinship", "mass", "countable", "verb", "stuff"}
+    | {"deed_verb", "place_verb", "quality", "scent", "sound"}
 )
 
 Item = TypeVar("Item")

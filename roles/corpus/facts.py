@@ -104,6 +104,8 @@ class Relations:
             relation = draw.choice([r for r in same if r is not about.relation] or same)
         slots = {slot: draw.phrase(kind) for slot, kind in relation.slots.items()}
         slots |= draw.choice(_PRONOUNS)
+        if relation.slots.get("v") == "deed_verb":
+            slots["past"], slots["base"] = slots["v"].split("/")
         if about is not None:
             slots[relation.about] = about.subject
             slots |= {key: about.slots[key] for key in ("pr", "prm", "pros")}

@@ -81,6 +81,6 @@ def invented_talk(draw: Draw, source: Source) -> Row:
     you = draw.choice(["Visitor", "Player", "Traveller", "Stranger", *draw.phrases("first", 8)])
     talk = Conversation(draw, source.stock, character, you)
     intents, weights = list(WEIGHTED), list(WEIGHTED.values())
-    for intent in draw.rng.choices(intents, weights, k=draw.choice([2, 3, 3, 4, 4, 5])):
+    for intent in draw.rng.choices(intents, weights, k=draw.choice([3, 4, 5, 6, 7])):
         talk.add(intent(talk))
     return talk.row("npc", None)

@@ -33,12 +33,13 @@ def fact_before(talk: Conversation) -> Line:
 
 def _answered(talk: Conversation, known: Fact, asked: str) -> Line:
     draw = talk.draw
-    core, own = known.answer(draw), False
+    core, own = known.text if draw.chance(0.3) else known.answer(draw), False
     if draw.chance(0.6):
         core, own = talk.say("fact", "bare", core=core)
     line = Line(asked=asked, core=core, own=own, must=[known.value])
     if draw.chance(0.15):
-        source = draw.choice([f"{talk.you} told {talk.me.name} this: ", ""])
+        teller = draw.choice([talk.you, draw.phrase("person")])
+        source = draw.choice([f"{teller} said: ", f"{teller} said: ", ""])
         line.memories = [source + known.text]
     else:
         line.facts = [known]
@@ -234,9 +235,9 @@ def _mood(talk: Conversation, intent: str) -> str:
 
 
 WEIGHTED: dict[Intent, int] = {
-    fact: 34,
+    fact: 26,
     fact_again: 8,
-    fact_before: 7,
+    fact_before: 16,
     told: 5,
     unknown: 9,
     hidden: 3,

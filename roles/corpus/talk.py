@@ -144,9 +144,8 @@ class Conversation:
             return
         name = draw.choice(list(self.stock.goals))
         slots = {slot: draw.phrase(kind) for slot, kind in self.stock.goals[name].items()}
-        them = draw.choice(["the visitor", "the player", "the guest", "them", self.you])
-        they = "they" if them == "them" else them
-        line.goal = draw.pick(f"{name}/note", you=self.you, them=them, they=they, **slots)
+        them = draw.choice(["the visitor", "the player", "the guest", self.you])
+        line.goal = draw.pick(f"{name}/note", you=self.you, them=them, **slots)
         line.goal_line, _ = self.say(f"goal/{name}", f"{name}/do", **slots)
         line.must = line.must + list(slots.values())
         if name in self.stock.goals_instead:
@@ -161,13 +160,14 @@ class Conversation:
     def _with_distractors(self, facts: list[Fact | str]) -> list[str]:
         draw = self.draw
         texts = [fact.text if isinstance(fact, Fact) else fact for fact in facts]
-        count = draw.choice([0, 0, 1, 1, 2, 2, 3, 4] if facts else [0, 0, 0, 1, 1, 2, 3])
+        count = draw.choice([0, 0, 0, 1, 1, 2, 3] if facts else [0, 0, 0, 0, 0, 1, 2])
         for _ in range(count):
             about = next((f for f in facts if isinstance(f, Fact)), None)
             near = about if about is not None and draw.chance(0.15) else None
             other = self.stock.relations.fact(draw, about=near)
             if near is None or about is None or other.relation is not about.relation:
                 texts.append(other.text)
+                self.known.append(other)
         draw.rng.shuffle(texts)
         return texts
 
@@ -231,7 +231,9 @@ def some_offer(draw: Draw, stock: Stock) -> tuple[str, str, str, dict[str, list[
     for argument, phrase in stock.actions[kind].items():
         spelling = draw.pick(f"{kind}/arg_name") if draw.has(f"{kind}/arg_name") else argument
         choices[spelling] = draw.phrases(phrase, draw.choice([1, 1, 2, 3]))
-    return kind, offer(name, choices), name, choices
+    free_text = draw.chance(0.2)
+    shown = offer(name, {key: () if free_text else texts for key, texts in choices.items()})
+    return kind, shown, name, choices
 
 
 def deed_note(draw: Draw, me: str, who: str) -> tuple[str, str]:
