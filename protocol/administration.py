@@ -14,7 +14,9 @@ from protocol.messages import (
     Json,
     Label,
     Name,
+    Sampling,
     SayReply,
+    Seed,
     Text,
     Tier,
 )
@@ -59,6 +61,44 @@ class InspectRequest(Body):
 
     line: str | None = None
     agent: Name | None = None
+
+
+class AgainRequest(Sampling):
+    """Speaks a known line's very same prompt once more; nobody remembers it."""
+
+    line: str
+    adapter: Name | None = Field(default=None, description="instead of the line's")
+    adapter_version: Count | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] = 0
+
+
+class PlantedMemory(Body):
+    """Something a character remembers when a rehearsal begins."""
+
+    agent: Name
+    text: Text
+    now: float = 0.0
+    importance: Annotated[float, Field(ge=0, le=1)] = 0.5
+    participants: list[Label] = Field(default=[])
+    pinned: bool = False
+
+
+class RehearseRequest(Body):
+    """From now on this session plays in a game of its own, on the same models.
+
+    Nothing of it reaches the running game, its saves or its watchers; close, or the session's
+    end, drops it.
+    """
+
+    op: Literal["open", "close"] = "open"
+    seed: Seed = Field(default=1, description="lines without a seed take theirs from it")
+    now: float = Field(default=0.0, description="game clock, in seconds")
+    happened: list[Label] = Field(default=[], description="the world's events that are past")
+    memories: list[PlantedMemory] = Field(default=[])
+    state: Json = Field(default={}, description="the game's own state, as events would set it")
+    deadline_ms: Count | None = Field(
+        default=None, description="absent: no line falls back for time; 0: each does at once"
+    )
 
 
 class LinesRequest(Body):
@@ -253,6 +293,12 @@ class DirectorReply(Body):
     """The director's work, oldest first."""
 
     held: bool = False
+    tension: float | None = Field(default=None, description="now, 0 to 10")
+    wanted: float | None = Field(default=None, description="now, by the authored curve, 0 to 10")
+    events_waiting: Count = 0
+    curve: list[list[float]] = Field(
+        default=[], description="the authored curve: game clock in seconds, tension"
+    )
     items: list[TimelineItem]
     state: Json = Field(default={}, description="world state as the director keeps it")
 
@@ -319,7 +365,7 @@ class GatewayInfo(Body):
     bad_frames: Count = 0
     deltas: Count = 0
     coalesced: Count = Field(default=0, description="deltas merged for slow readers")
-    telemetry_dropped: Count = 0
+    published: Count = Field(default=0, description="telemetry events sent")
     memory_bytes: Count = 0
     descriptors: Count = 0
 

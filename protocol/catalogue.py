@@ -54,6 +54,8 @@ REQUESTS: dict[str, Entry] = {
     "restore": Entry(play.RestoreRequest, play.SavesReply, "game"),
     "saves": Entry(play.SavesRequest, play.SavesReply, "game"),
     "inspect": Entry(admin.InspectRequest, admin.InspectReply, "admin"),
+    "again": Entry(admin.AgainRequest, m.SayReply, "admin", stream=True),
+    "rehearse": Entry(admin.RehearseRequest, m.Ok, "admin"),
     "lines": Entry(admin.LinesRequest, admin.LinesReply, "admin"),
     "director": Entry(admin.DirectorRequest, admin.DirectorReply, "admin"),
     "memory": Entry(admin.MemoryRequest, admin.MemoryReply, "admin"),

@@ -27,6 +27,7 @@ class House:
 
     Attributes:
         publish: sends a telemetry event (type, body) to whoever watches.
+        deadline_ms: how long a first word may take, instead of what the tiers' tables say.
     """
 
     def __init__(self, world: World, store: Store, engines: Engines) -> None:
@@ -34,6 +35,7 @@ class House:
         self.play = Playthrough(world, store)
         self.transcript = Transcript()
         self.publish: Publish = lambda kind, body: None
+        self.deadline_ms: float | None = None
         self._mouths: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     def tier(self, agent: str) -> wire.Tier:
@@ -64,6 +66,10 @@ class House:
         if tier == "book" and self.world.books[agent].adapter:
             return self.engines["npc"]
         return self.engines.get(tier)
+
+    def patience_ms(self, engine: Engine) -> float:
+        """How long the first word of a line on this engine may take, in milliseconds."""
+        return engine.table.deadline_ms if self.deadline_ms is None else self.deadline_ms
 
     @asynccontextmanager
     async def mouth(self, conversation: str) -> AsyncIterator[None]:

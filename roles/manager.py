@@ -36,6 +36,36 @@ class Spoken(Protocol):
         """Accepted, Delta*, then the reply."""
 
 
+LINES: dict[str, Callable[[House, str, Any], Spoken]] = {
+    "say": Talk,
+    "ask": Question,
+    "tick": Tick,
+}
+ANSWERS: dict[str, Callable[[House, Any], Awaitable[Body]]] = game.ANSWERS
+
+
+async def answer(house: House, request: Request) -> AsyncGenerator[Body, None]:
+    """Answer one request in a house: the running game's, or a rehearsal's.
+
+    Raises:
+        Refusal: it cannot be answered as asked.
+    """
+    try:
+        if request.type in LINES:
+            spoken = LINES[request.type](house, request.key, request.body)
+            async with aclosing(spoken.run(request.deadline_s)) as bodies:
+                async for body in bodies:
+                    yield body
+        elif request.type in ANSWERS:
+            yield await ANSWERS[request.type](house, request.body)
+        else:
+            raise Refusal(Code.UNSUPPORTED, f"this server does not offer {request.type!r}")
+    except errors.RolesError as error:
+        code = _CODES.get(type(error), Code.FAILED)
+        field = "agent" if code == Code.UNKNOWN_AGENT else None
+        raise Refusal(code, str(error), field=field) from error
+
+
 class Manager:
     """Hosts a world: starts its engines and answers its requests."""
 
@@ -44,12 +74,6 @@ class Manager:
     ) -> None:
         engines = Engines(world, self._engine_changed, make)
         self.house = House(world, store or Store(), engines)
-        self._lines: dict[str, Callable[[House, str, Any], Spoken]] = {
-            "say": Talk,
-            "ask": Question,
-            "tick": Tick,
-        }
-        self._answers: dict[str, Callable[[House, Any], Awaitable[Body]]] = game.ANSWERS
 
     async def start(self, publish: Publish | None = None) -> None:
         """Begin loading the engines; requests are answered from now on."""
@@ -69,20 +93,9 @@ class Manager:
 
     async def handle(self, peer: Peer, request: Request) -> AsyncIterator[Body]:
         """Answer one request (see protocol.service.Service)."""
-        try:
-            if request.type in self._lines:
-                spoken = self._lines[request.type](self.house, request.key, request.body)
-                async with aclosing(spoken.run(request.deadline_s)) as bodies:
-                    async for body in bodies:
-                        yield body
-            elif request.type in self._answers:
-                yield await self._answers[request.type](self.house, request.body)
-            else:
-                raise Refusal(Code.UNSUPPORTED, f"this server does not offer {request.type!r}")
-        except errors.RolesError as error:
-            code = _CODES.get(type(error), Code.FAILED)
-            field = "agent" if code == Code.UNKNOWN_AGENT else None
-            raise Refusal(code, str(error), field=field) from error
+        async with aclosing(answer(self.house, request)) as bodies:
+            async for body in bodies:
+                yield body
 
     def _engine_changed(self, engine: Engine) -> None:
         """Tell the watchers about every agent of an engine."""

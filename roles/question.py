@@ -48,7 +48,9 @@ class Question:
             if not self.passages:
                 self.line.routing.append("no passage shares a word with the question: no model")
             elif self.engine is not None and self.line.adapter is not None:
-                deadlines = Deadlines.after(self.engine.table.deadline_ms / 1000, client_deadline_s)
+                deadlines = Deadlines.after(
+                    self.house.patience_ms(self.engine) / 1000, client_deadline_s
+                )
                 line = speak(self.engine, self.line, self.reader, deadlines)
                 async with aclosing(line) as pieces:
                     async for piece in pieces:

@@ -190,10 +190,11 @@ class Talk:
             self.line.routing.append(f"context full: {len(left)} messages became a summary")
 
     def _deadlines(self, client_deadline_s: float | None) -> Deadlines:
-        table, share = self.engine.table, self.level.deadline_share
+        share = self.level.deadline_share
         self.line.deadline_ms = None
-        self.line.routing.append(f"first word due in {table.deadline_ms * share:.0f} ms")
-        return Deadlines.after(table.deadline_ms * share / 1000, client_deadline_s)
+        patience_ms = self.house.patience_ms(self.engine) * share
+        self.line.routing.append(f"first word due in {patience_ms:.0f} ms")
+        return Deadlines.after(patience_ms / 1000, client_deadline_s)
 
     def _stand_in(self) -> wire.Delta:
         """No word came: a spare line of the character's own, and never another after it."""

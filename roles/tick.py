@@ -54,7 +54,9 @@ class Tick:
         whole = False
         try:
             async with self.house.mouth(DIRECTOR):
-                deadlines = Deadlines.after(self.engine.table.deadline_ms / 1000, client_deadline_s)
+                deadlines = Deadlines.after(
+                    self.house.patience_ms(self.engine) / 1000, client_deadline_s
+                )
                 self.line.cause = await self._obstacle(deadlines)
                 line = speak(self.engine, self.line, self.reader, deadlines)
                 async with aclosing(line) as pieces:
