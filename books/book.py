@@ -180,11 +180,17 @@ def _pages(chapters: list[tuple[str, list[str]]]) -> tuple[Page, ...]:
 
 
 def _passages(pages: tuple[Page, ...]) -> tuple[Passage, ...]:
+    """Cut pages into passages; a chapter's first one begins with the chapter's heading."""
     passages: list[Passage] = []
+    heading = ""
     for page in pages:
+        opening = f"{page.chapter}. " if page.chapter != heading else ""
+        heading = page.chapter
         for paragraph in page.text.split("\n\n"):
             for text in _fill(sentences(paragraph), _PASSAGE_WORDS, " "):
-                passages.append(Passage(number=len(passages) + 1, page=page.number, text=text))
+                number = len(passages) + 1
+                passages.append(Passage(number=number, page=page.number, text=opening + text))
+                opening = ""
     return tuple(passages)
 
 

@@ -205,7 +205,7 @@ def _check(facts: Facts, book: Book, path: Path) -> None:
     known = facts.by_id()
     if len(known) < len(facts.facts):
         raise FactsError(f"{path}: two facts share an id")
-    text = fold(" ".join(page.text for page in book.pages))
+    text = fold(" ".join(passage.text for passage in book.passages))
     for fact in facts.facts:
         if fold(fact.key) not in text or fold(fact.key) not in fold(fact.answer):
             raise FactsError(
