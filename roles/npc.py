@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -14,7 +13,7 @@ from roles.dialogue import Dialogue
 from roles.errors import LineError
 from roles.memory import MemoryBook
 from roles.offers import Offer
-from roles.prompt import Notes, npc_system, reply
+from roles.prompt import Notes, action_line, npc_system, reply
 from roles.schema import NpcFile, Sampling
 from roles.store import Store
 
@@ -114,7 +113,7 @@ class Character:
     def history(self, actions: Sequence[ActionCall], text: str, mood: str) -> Message:
         """What it said, as it stands in the conversation from now on."""
         lines = [f"[{mood}] {text}"]
-        lines += [f"> {call.name} {json.dumps(call.arguments)}" for call in actions]
+        lines += [action_line(call.name, call.arguments) for call in actions]
         return reply("\n".join(lines))
 
 

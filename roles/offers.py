@@ -10,6 +10,7 @@ from typing import Any
 import jsonschema
 
 from engine.requests import Constraint
+from roles import prompt
 from roles.errors import LineError
 from roles.problems import nearest
 from roles.prompt import one_line
@@ -38,11 +39,10 @@ class Offer:
     @property
     def shown(self) -> str:
         """How the prompt names it, such as `give(item=brass key|lamp oil)`."""
-        parts = []
-        for argument, values in self.choices.items():
-            choices = "|".join(one_line(str(value)) for value in values)
-            parts.append(f"{argument}={choices}" if values else argument)
-        return f"{self.name}({', '.join(parts)})"
+        return prompt.offer(
+            self.name,
+            {key: [one_line(str(value)) for value in self.choices[key]] for key in self.choices},
+        )
 
     def check(self, arguments: object) -> None:
         """Raises: LineError if these arguments are not what was offered."""

@@ -103,7 +103,7 @@ def read_action(line: str) -> Action | None:
         return None
     name, _, arguments = line[2:].strip().partition(" ")
     try:
-        values = json.loads(arguments or "{}")
+        values = json.loads(arguments)
     except ValueError:
         return None
     return Action(name, values) if name and isinstance(values, dict) else None
