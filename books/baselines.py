@@ -1,0 +1,67 @@
+"""What answers can be had without any model: the bars that a student must clear."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from books.book import Book, Passage, sentences
+from books.facts import Facts, open_index
+from books.prompt import answer_reply, unknown_reply
+from books.retrieval import PassageIndex, content_words
+from books.scores import word_f1
+
+Answerer = Callable[[str], str]
+
+
+def best_sentence(book: Book, facts: Facts) -> Answerer:
+    """The sentence of the best passages that shares most words with the question."""
+    index = open_index(book, facts)
+    least = _threshold(book, facts)
+
+    def answer(question: str) -> str:
+        hits = index.search(question)
+        if not hits or hits[0].score < least:
+            return unknown_reply(book.abstentions[0])
+        found = [sentence for hit in hits for sentence in sentences(hit.passage.text)]
+        asked = " ".join(content_words(question))
+        return answer_reply(max(found, key=lambda sentence: word_f1(sentence, asked)))
+
+    return answer
+
+
+def nearest_question(book: Book, facts: Facts) -> Answerer:
+    """The authored answer of the training question nearest by BM25: memory without language."""
+    asked = [(text, fact) for fact in facts.facts for text in fact.ask]
+    index = PassageIndex(
+        [Passage(number=n, page=1, text=text) for n, (text, _) in enumerate(asked, start=1)]
+    )
+    least = _threshold(book, facts)
+
+    def answer(question: str) -> str:
+        hits = index.search(question, 1)
+        if not hits or hits[0].score < least:
+            return unknown_reply(book.abstentions[0])
+        return answer_reply(asked[hits[0].passage.number - 1][1].answer)
+
+    return answer
+
+
+def _threshold(book: Book, facts: Facts) -> float:
+    """The BM25 score under which abstaining is right most often on the training questions.
+
+    Only the book's text is searched here: a training question would find itself otherwise.
+    """
+    index = PassageIndex(book.passages)
+
+    def best(question: str) -> float:
+        hits = index.search(question, 1)
+        return hits[0].score if hits else 0.0
+
+    inside = [best(text) for fact in facts.facts for text in fact.ask]
+    outside = [best(text) for text in facts.unknown]
+
+    def right(least: float) -> float:
+        kept = sum(value >= least for value in inside) / max(1, len(inside))
+        return kept + sum(value < least for value in outside) / max(1, len(outside))
+
+    return max(sorted({0.0, *inside, *outside}), key=right)
