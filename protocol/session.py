@@ -16,7 +16,7 @@ credit. Its methods return the envelopes to send now, and whoever owns the socke
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 from typing import Any
@@ -79,6 +79,18 @@ class Order:
         return self.next_seq - 1
 
 
+def error_body(refusal: Refusal) -> dict[str, Any]:
+    """A refusal as the body of an error message."""
+    fields = {
+        "code": refusal.code,
+        "message": refusal.message,
+        "retryable": refusal.retryable,
+        "retry_ms": refusal.retry_ms,
+        "field": refusal.field,
+    }
+    return {name: value for name, value in fields.items() if value is not None}
+
+
 # --- the server's side ---------------------------------------------------------------------
 
 
@@ -139,30 +151,30 @@ class ServerSession:
         credit: int | None = None,
         resume_ms: int = 0,
         max_requests: int = 32,
+        rate: Callable[[float], None] | None = None,
     ) -> None:
-        self.id, self.token, self.role, self.user, self.client = (
-            session_id,
-            token,
-            role,
-            user,
-            client,
-        )
+        self.id, self.token = session_id, token
+        self.role, self.user, self.client = role, user, client
+        self._rate = rate
         self.credit = credit
         self.resume_s = resume_ms / 1000
         self.max_requests = max_requests
         self.heard_at = now
+        self.lost_at: float | None = None  # when its last connection was lost
         self.blocked = False  # the connection is full: hold deltas back whatever the credit
         self.num_merged = 0
         self.open: dict[str, Exchange] = {}
         self.ended: OrderedDict[str, Exchange] = OrderedDict()
 
-    def begin(self, key: str, request: Envelope) -> Exchange:
+    def begin(self, key: str, request: Envelope, now: float) -> Exchange:
         """Put a request on record.
 
         Raises:
             Refusal: `duplicate` or `busy`.
         """
         assert request.id is not None
+        if self._rate is not None:
+            self._rate(now)
         if request.id in self.open or request.id in self.ended:
             raise Refusal(Code.DUPLICATE, f"the id {request.id!r} was used before")
         if len(self.open) >= self.max_requests:
@@ -201,38 +213,41 @@ class ServerSession:
             self.credit -= 1
         return [exchange.emit("delta", body)]
 
-    def flush(self, *exchanges: Exchange) -> list[Envelope]:
-        """Send held text of these exchanges (of all, if none is named) as far as credit goes."""
+    def flush(self, exchange: Exchange) -> list[Envelope]:
+        """Send held text as far as credit goes."""
         envelopes: list[Envelope] = []
-        for exchange in exchanges or list(self.open.values()):
-            while exchange.held and not self.blocked and self.credit != 0:
-                envelopes.append(exchange.emit("delta", exchange.held.pop(0)))
-                if self.credit is not None:
-                    self.credit -= 1
+        while exchange.held and not self.blocked and self.credit != 0:
+            envelopes.append(exchange.emit("delta", exchange.held.pop(0)))
+            if self.credit is not None:
+                self.credit -= 1
         return envelopes
 
-    def grant(self, deltas: int) -> list[Envelope]:
+    def grant(self, deltas: int) -> None:
         """Take credit from the client."""
         if self.credit is not None:
             self.credit += deltas
-        return self.flush()
 
     def find(self, request_id: str, now: float) -> Exchange | None:
         """An open exchange, or one that ended lately."""
         self.forget(now)
         return self.open.get(request_id) or self.ended.get(request_id)
 
-    def adopt(self, exchange: Exchange, request: Envelope, now: float) -> list[Envelope]:
+    def adopt(self, exchange: Exchange, request: Envelope) -> tuple[Envelope, list[Envelope]]:
         """Move a running exchange here, under a new request's id, from the start.
 
         Returns:
-            The messages so far, for the new id. The old id ends with what `leave` gives.
+            The error that ends it under its old id, and its messages so far under the new one.
         """
+        old = exchange.request.id
         assert request.id is not None
+        assert old is not None
+        del exchange.session.open[old]
         exchange.session, exchange.request = self, request
         exchange.sent = [replace(e, re=request.id) for e in exchange.sent]
         self.open[request.id] = exchange
-        return list(exchange.sent)
+        moved = Refusal(Code.CONFLICT, f"the request goes on under the id {request.id!r}")
+        seq = exchange.order.next_seq if exchange.order.is_stream else None
+        return Envelope("error", error_body(moved), re=old, seq=seq), list(exchange.sent)
 
     def _retire(self, exchange: Exchange, now: float) -> None:
         assert exchange.request.id is not None

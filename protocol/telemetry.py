@@ -111,3 +111,7 @@ EVENTS: dict[str, tuple[Topic, type[Body]]] = {
     "stats": ("stats", StatsSampled),
     "log": ("log", Logged),
 }
+
+# What a snapshot holds: for some types the latest event of each name, else the topic's last few.
+KEYED = {"agent_changed": "agent", "focus_changed": "agent", "adapter_changed": "name"}
+KEPT = {"lines": 200, "director": 200, "stats": 60, "log": 500}

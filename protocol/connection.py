@@ -1,0 +1,77 @@
+"""The connection file: how a client on the same machine finds a server (SPEC.md section 1.1)."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from protocol.errors import NoServerError
+from protocol.messages import SPEC_VERSION, Body
+
+
+class KeyPair(Body):
+    """A CURVE key pair, Z85."""
+
+    public: str
+    secret: str
+
+
+class Connection(Body):
+    """Where a server listens, and the keys to talk to it."""
+
+    spec: str = SPEC_VERSION
+    pid: int = 0
+    world: str = ""
+    work: str
+    control: str = ""
+    telemetry: str = ""
+    server_key: str | None = None
+    client_key: KeyPair | None = None
+
+
+def default_path() -> Path:
+    """Where the connection file is unless told otherwise."""
+    named = os.environ.get("BIBLIOTECA_CONNECTION")
+    if named:
+        return Path(named)
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    if runtime:
+        return Path(runtime) / "biblioteca" / "default.json"
+    uid = os.getuid() if hasattr(os, "getuid") else 0
+    return Path(tempfile.gettempdir()) / f"biblioteca-{uid}" / "default.json"
+
+
+def write_private(path: Path, document: dict[str, Any]) -> None:
+    """Write JSON whole or not at all, readable by its owner only."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        json.dump(document, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def read_connection(path: Path | None = None) -> Connection:
+    """Read the connection file.
+
+    Raises:
+        NoServerError: there is none, or it is damaged.
+    """
+    path = path or default_path()
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        return Connection.model_validate(document)
+    except FileNotFoundError:
+        raise NoServerError(
+            f"no server has written {path}; start one with 'biblioteca serve'"
+        ) from None
+    except (OSError, UnicodeDecodeError, ValueError) as error:
+        kind = "incomplete" if isinstance(error, ValidationError) else str(error)
+        raise NoServerError(f"the connection file {path} can't be read: {kind}") from error
