@@ -2,8 +2,161 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Annotated
+
 import typer
+
+_World = Annotated[str, typer.Argument(help="a world's folder, or the name of one that ships")]
+_Json = Annotated[bool, typer.Option("--json", help="print one JSON document")]
+_Connection = Annotated[
+    Path | None, typer.Option(help="the server's connection file [default: the usual place]")
+]
+_State = Annotated[Path | None, typer.Option(help="folder of the running game and its saves")]
+STARTER = "biblioteca_eterna"
 
 
 def register(app: typer.Typer) -> None:
     """Add this folder's commands to the command line."""
+    app.command()(serve)
+    app.command()(play)
+    app.command()(agents)
+    app.command()(inspect)
+    app.command()(validate)
+
+
+def serve(
+    world: _World = STARTER,
+    connection: _Connection = None,
+    state: _State = None,
+    host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(help="work; control and telemetry take the next two; 0: any free")
+    ] = 0,
+    keys: Annotated[Path | None, typer.Option(help="folder of the server's keys")] = None,
+) -> None:
+    """Host a world and write a connection file for its clients; SIGTERM ends it."""
+    import asyncio
+    import logging
+
+    from protocol.connection import default_path
+    from roles.serve import ServeConfig
+    from roles.serve import serve as serve_world
+
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
+    config = ServeConfig(
+        world=world,
+        state=state,
+        connection=connection or default_path(),
+        host=host,
+        ports=(port, port + 1, port + 2) if port else (0, 0, 0),
+        keys=keys,
+    )
+    asyncio.run(serve_world(config))
+
+
+def play(
+    world: _World = STARTER,
+    script: Annotated[Path | None, typer.Option(help="steps to play first (TOML)")] = None,
+    seed: Annotated[int | None, typer.Option(help="of every line; same seed, same words")] = None,
+    connect: Annotated[bool, typer.Option(help="use the server that runs already")] = False,
+    demo: Annotated[bool, typer.Option(help="play the world's demo.toml first")] = False,
+    state: _State = None,
+) -> None:
+    """Play a small text game against a server it starts itself."""
+    import asyncio
+
+    from rich.console import Console
+
+    from roles.play import PlayConfig
+    from roles.play import play as play_world
+    from roles.world import find_world
+
+    if demo:
+        script = find_world(world) / "demo.toml"
+    config = PlayConfig(world=world, script=script, connect=connect, seed=seed, state=state)
+    asyncio.run(play_world(config, Console(highlight=False)))
+
+
+def agents(connection: _Connection = None, as_json: _Json = False) -> None:
+    """List who is hosted, and how each fares."""
+    from rich.console import Console
+
+    from protocol.administration import AgentsReply, AgentsRequest
+    from roles.screen import Screen
+
+    reply = _request(connection, "agents", AgentsRequest())
+    assert isinstance(reply, AgentsReply)
+    if as_json:
+        print(reply.model_dump_json(indent=2))
+        return
+    Screen(Console(), {info.agent: info for info in reply.agents}).cast()
+
+
+def inspect(
+    agent: Annotated[str, typer.Argument(help="an agent, for its last line, or a line's id")],
+    connection: _Connection = None,
+    as_json: _Json = False,
+) -> None:
+    """Show what a model was shown for a line, and why."""
+    import re
+
+    from rich.console import Console
+
+    from protocol.administration import InspectReply, InspectRequest
+    from roles.screen import show_inspection
+
+    line = agent if re.fullmatch(r"l\d+", agent) else None
+    body = InspectRequest(line=line, agent=None if line else agent)
+    reply = _request(connection, "inspect", body)
+    assert isinstance(reply, InspectReply)
+    if as_json:
+        print(reply.model_dump_json(indent=2))
+        return
+    show_inspection(reply, Console(highlight=False))
+
+
+def validate(world: _World = STARTER, as_json: _Json = False) -> None:
+    """Check a world's files; every mistake is told with file, key and remedy."""
+    import json
+    import sys
+    from dataclasses import asdict
+
+    from roles.errors import WorldError
+    from roles.world import World
+
+    warnings = []
+    try:
+        loaded = World.load(world)
+        problems, warnings = [], loaded.model_problems()
+    except WorldError as error:
+        problems = list(error.problems)
+    if as_json:
+        document = {
+            "ok": not problems,
+            "problems": [asdict(problem) for problem in problems],
+            "warnings": [asdict(problem) for problem in warnings],
+        }
+        print(json.dumps(document, indent=2))
+    else:
+        for problem in problems:
+            print(f"error: {problem}")
+        for problem in warnings:
+            print(f"warning: {problem}")
+        if not problems:
+            people, books, facts = len(loaded.npcs), len(loaded.books), len(loaded.facts)
+            print(f"{loaded.spec.title}: {people} characters, {books} books, {facts} facts: ok")
+    sys.exit(2 if problems else 0)
+
+
+def _request(connection: Path | None, kind: str, body: object) -> object:
+    """Ask a running server one thing."""
+    import asyncio
+
+    from protocol.client import AsyncClient
+
+    async def ask() -> object:
+        async with AsyncClient(connection) as client:
+            return await client.request(kind, body)
+
+    return asyncio.run(ask())

@@ -6,6 +6,7 @@ RolesError
 ├── LineError          a line, question or event that cannot be answered as asked
 ├── GrammarError       a writer's grammar file cannot be read or expanded
 ├── LineNotFoundError  no such line is kept
+├── RestoredError      the game was restored under a line being spoken
 ├── HushedError        the game has silenced the scene
 ├── MemoryNotFoundError  nobody remembers that
 ├── SaveError          a save cannot be written, read or found
@@ -71,6 +72,10 @@ class LineNotFoundError(RolesError):
     """No such line is kept."""
 
     exit_code = 2
+
+
+class RestoredError(RolesError):
+    """The game was restored under a line being spoken."""
 
 
 class HushedError(RolesError):

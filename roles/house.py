@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
 
+from engine.errors import EngineError
 from protocol import messages as wire
 from protocol import telemetry
 from roles.book import BookOnShelf
 from roles.engines import Engine, Engines
-from roles.errors import AgentError
+from roles.errors import AgentError, RestoredError
 from roles.line import Line, Transcript
 from roles.npc import Character
 from roles.playthrough import Playthrough
@@ -27,6 +28,7 @@ class House:
 
     Attributes:
         publish: sends a telemetry event (type, body) to whoever watches.
+        epoch: grows with every restore; a line of an older one has no place to be kept.
         deadline_ms: how long a first word may take, instead of what the tiers' tables say.
     """
 
@@ -36,6 +38,8 @@ class House:
         self.transcript = Transcript()
         self.publish: Publish = lambda kind, body: None
         self.deadline_ms: float | None = None
+        self.epoch = 0
+        self._speaking: dict[str, Engine] = {}
         self._mouths: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     def tier(self, agent: str) -> wire.Tier:
@@ -71,7 +75,32 @@ class House:
         """How long the first word of a line on this engine may take, in milliseconds."""
         return engine.table.deadline_ms if self.deadline_ms is None else self.deadline_ms
 
-    @asynccontextmanager
+    async def reopen(self) -> None:
+        """Go on from what the store now holds; lines being spoken are stopped and forgotten."""
+        self.epoch += 1
+        speaking, self._speaking = self._speaking, {}
+        for key, engine in speaking.items():
+            with contextlib.suppress(EngineError):  # it fell: then nobody speaks there
+                await engine.backend.cancel(key)
+        self.play.close()
+        self.play = Playthrough(self.world, self.store)
+        self.transcript.forget_after(self.store.get("lines", 0))
+
+    def check(self, line: Line) -> None:
+        """Raises: RestoredError if the game was restored since the line began."""
+        if line.epoch != self.epoch:
+            raise RestoredError("the game was restored while the line was being spoken")
+
+    @contextlib.contextmanager
+    def speaking(self, line: Line, engine: Engine) -> Iterator[None]:
+        """While a line is on an engine, a restore can stop it."""
+        self._speaking[line.key] = engine
+        try:
+            yield
+        finally:
+            self._speaking.pop(line.key, None)
+
+    @contextlib.asynccontextmanager
     async def mouth(self, conversation: str) -> AsyncIterator[None]:
         """A conversation's turn to speak: one line at a time in each."""
         async with self._mouths[conversation]:
@@ -101,7 +130,8 @@ class House:
     def ended(self, line: Line, *, whole: bool) -> None:
         """Tell the watchers that a line is over, and keep it."""
         self.transcript.running[line.agent] -= 1
-        self.transcript.add(line)
+        if line.epoch == self.epoch:
+            self.transcript.add(line)
         if whole:
             info = line.info().model_dump()
             self.publish("line_ended", telemetry.LineEnded.model_validate(info))

@@ -22,6 +22,7 @@ class Line:
         id: the server's own id; higher is later.
         key: what the engine calls it.
         said: what was said to the agent.
+        epoch: how often the game had been restored when it began.
         routing: why this tier, adapter, budget and deadline, one sentence each.
         raw: the model's words before they are read as a reply.
         text: what was spoken.
@@ -35,6 +36,7 @@ class Line:
     tier: wire.Tier
     speaker: str
     said: str
+    epoch: int = 0
     scene: str = ""
     conversation: str = ""
     prompt: tuple[Message, ...] = ()
@@ -134,6 +136,11 @@ class Transcript:
         self.spoken[line.agent] += 1
         if len(self._lines) > KEPT_LINES:
             self._lines.popitem(last=False)
+
+    def forget_after(self, number: int) -> None:
+        """Drop the lines a restored game has not spoken (yet): ids above this number."""
+        for line_id in [x for x in self._lines if int(x[1:]) > number]:
+            del self._lines[line_id]
 
     def find(self, line_id: str | None, agent: str | None) -> Line:
         """A line by id, or an agent's last one.

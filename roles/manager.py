@@ -10,7 +10,7 @@ from protocol import telemetry
 from protocol.errors import Code, Refusal
 from protocol.messages import Body
 from protocol.service import Peer, Request
-from roles import console, errors, game
+from roles import console, errors, game, upkeep
 from roles.engines import Engine, Engines, MakeBackend, make_backend
 from roles.house import House, Publish
 from roles.question import Question
@@ -26,6 +26,7 @@ _CODES: dict[type[errors.RolesError], Code] = {
     errors.MemoryNotFoundError: Code.NOT_FOUND,
     errors.SaveError: Code.NOT_FOUND,
     errors.HushedError: Code.CONFLICT,
+    errors.RestoredError: Code.CANCELLED,
 }
 
 
@@ -41,7 +42,7 @@ LINES: dict[str, Callable[[House, str, Any], Spoken]] = {
     "ask": Question,
     "tick": Tick,
 }
-ANSWERS: dict[str, Callable[[House, Any], Awaitable[Body]]] = game.ANSWERS
+ANSWERS: dict[str, Callable[[House, Any], Awaitable[Body]]] = {**game.ANSWERS, **upkeep.ANSWERS}
 
 
 async def answer(house: House, request: Request) -> AsyncGenerator[Body, None]:

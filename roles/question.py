@@ -37,6 +37,7 @@ class Question:
             speaker=body.speaker,
             said=body.text,
             conversation=body.conversation,
+            epoch=house.epoch,
         )
 
     async def run(self, client_deadline_s: float | None) -> AsyncGenerator[wire.Body, None]:
@@ -52,9 +53,11 @@ class Question:
                     self.house.patience_ms(self.engine) / 1000, client_deadline_s
                 )
                 line = speak(self.engine, self.line, self.reader, deadlines)
-                async with aclosing(line) as pieces:
-                    async for piece in pieces:
-                        yield self.house.spoke(self.line, piece)
+                with self.house.speaking(self.line, self.engine):
+                    async with aclosing(line) as pieces:
+                        async for piece in pieces:
+                            yield self.house.spoke(self.line, piece)
+                self.house.check(self.line)
             if not self.reader.spoken:
                 yield self._regret()
             whole = True

@@ -28,7 +28,7 @@ class Talk:
     """One line of one character, from request to reply."""
 
     def __init__(self, house: House, key: str, body: wire.SayRequest) -> None:
-        self.house, self.body = house, body
+        self.house, self.body, self.play = house, body, house.play
         self.character = house.character(body.agent)
         if body.agent in house.play.hushed:
             raise HushedError(f"{body.agent} is in a hushed scene; lift the hush first")
@@ -43,6 +43,7 @@ class Talk:
             tier=self.engine.tier,
             speaker=body.speaker,
             said=body.text,
+            epoch=house.epoch,
             scene=body.scene,
             conversation=body.conversation,
             offered=tuple(one.shown for one in self.offers),
@@ -62,16 +63,19 @@ class Talk:
                 self.line.cause = await self._obstacle(deadlines)
                 said = self._compose()
                 self.line.waited_s = time.monotonic() - arrived
+                self.house.check(self.line)
                 line = speak(self.engine, self.line, self.reader, deadlines)
-                async with aclosing(line) as pieces:
-                    async for piece in pieces:
-                        yield self.house.spoke(self.line, piece)
+                with self.house.speaking(self.line, self.engine):
+                    async with aclosing(line) as pieces:
+                        async for piece in pieces:
+                            yield self.house.spoke(self.line, piece)
+                self.house.check(self.line)
                 if not self.reader.spoken:
                     yield self._stand_in()
                 whole = True
                 self._keep(said)
         finally:
-            if not whole and self.line.text:
+            if not whole and self.line.text and self.line.epoch == self.house.epoch:
                 self.line.cause = self.line.cause or "cancelled while speaking"
                 self._keep(said)
             self.line.ended_s = time.time()
@@ -110,7 +114,7 @@ class Talk:
     def _compose(self) -> Message:
         """Set the line's prompt and sampling; returns the message that is new in it."""
         table, line, level = self.engine.table, self.line, self.level
-        seed = self.house.play.seed(line.id) if self.body.seed is None else self.body.seed
+        seed = self.play.seed(line.id) if self.body.seed is None else self.body.seed
         params = sampling_params(
             table.sampling,
             self.character.spec.sampling,
@@ -139,7 +143,7 @@ class Talk:
 
     def _said(self) -> Message:
         """What is said now, with the notes of this moment before it."""
-        play, body = self.house.play, self.body
+        play, body = self.play, self.body
         scopes = self.house.world.scopes(body.agent, play.place(body.agent, body.scene))
         facts = play.lore.relevant(
             body.text, scopes, play.director.happened, self.level.num_facts or 1
@@ -163,7 +167,7 @@ class Talk:
 
     def _new_scene(self) -> tuple[str, list[str]] | None:
         """Place and people, where the model has not been told of them yet."""
-        play, body = self.house.play, self.body
+        play, body = self.play, self.body
         place = self.house.world.spec.places[play.place(body.agent, body.scene)]
         present = [play.display_name(npc) for npc in play.present(body.scene) if npc != body.agent]
         notes = self.character.notes(scene=(place, present), facts=(), memories=(), offers=())
@@ -179,11 +183,11 @@ class Talk:
         left = self.dialogue.roll_up(counter, max(prompt_tokens - fixed, 0))
         if left:
             summary = summarise(left, self.character.spec.name)
-            self.house.play.memories.add(
+            self.play.memories.add(
                 self.body.agent,
                 summary,
                 kind="summary",
-                now=self.house.play.now,
+                now=self.play.now,
                 importance=0.6,
                 participants=[self.body.speaker, self.body.agent],
             )
@@ -215,7 +219,7 @@ class Talk:
         with self.house.store.transaction():
             answer = self.character.history(line.actions, line.text, line.emotion)
             self.dialogue.append(line.id, [said, answer])
-            self.house.play.remember_line(line, self.house.play.present(line.scene))
+            self.play.remember_line(line, self.play.present(line.scene))
             if line.actions:
                 calls = [action.model_dump() for action in line.actions]
                 self.house.store.set(f"actions:{line.id}", {"agent": line.agent, "calls": calls})

@@ -33,6 +33,7 @@ class Tick:
         if body.agent not in (None, DIRECTOR):
             raise AgentError(f"{body.agent!r} is no director; this world's is {DIRECTOR!r}")
         self.house, self.body = house, body
+        self.play = house.play
         self.director, self.engine = house.play.director, house.engines["director"]
         self.reader = ReplyReader()
         self.directive: dict[str, Any] = dict(WAIT)
@@ -44,6 +45,7 @@ class Tick:
             tier="director",
             speaker="",
             said=" ".join(waiting),
+            epoch=house.epoch,
         )
 
     async def run(self, client_deadline_s: float | None) -> AsyncGenerator[wire.Body, None]:
@@ -59,9 +61,11 @@ class Tick:
                 )
                 self.line.cause = await self._obstacle(deadlines)
                 line = speak(self.engine, self.line, self.reader, deadlines)
-                async with aclosing(line) as pieces:
-                    async for piece in pieces:
-                        yield self.house.spoke(self.line, piece)
+                with self.house.speaking(self.line, self.engine):
+                    async with aclosing(line) as pieces:
+                        async for piece in pieces:
+                            yield self.house.spoke(self.line, piece)
+                self.house.check(self.line)
                 if not self.reader.spoken:
                     self.line.fallback = True
                     yield self.house.spoke(self.line, json.dumps(WAIT))
@@ -75,7 +79,7 @@ class Tick:
     def _compose(self) -> None:
         line, body, table = self.line, self.body, self.engine.table
         line.prompt = self.director.prompt()
-        seed = self.house.play.seed(line.id) if body.seed is None else body.seed
+        seed = self.play.seed(line.id) if body.seed is None else body.seed
         params = sampling_params(
             table.sampling.over(_DEFAULTS),
             Sampling(),
@@ -101,7 +105,7 @@ class Tick:
         """Let the decision take effect. A tick without an answer leaves its events waiting."""
         if self.line.fallback:
             return
-        play = self.house.play
+        play = self.play
         self.directive, overruled = self.director.decide(self.line.text, play.hushed)
         self.line.cause = self.line.cause or overruled
         with self.house.store.transaction():

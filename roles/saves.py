@@ -1,0 +1,97 @@
+"""Save slots: each is one file, a snapshot of everything the game has become.
+
+    STATE/game.sqlite           the running game
+    STATE/saves/SLOT.sqlite     one slot
+
+A slot is written beside its place and moved there, so it is the old one or the whole new one. It
+holds no absolute path: copied to another machine, it loads there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from protocol.play import SaveInfo
+from roles.errors import SaveError
+from roles.store import Store
+
+
+class Saves:
+    """The slots of one game."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def save(self, store: Store, slot: str, about: dict[str, Any]) -> SaveInfo:
+        """Write a slot.
+
+        Args:
+            about: what else to note with it: note, game clock, adapter digests.
+
+        Raises:
+            SaveError: it can't be written; the slot is as it was.
+        """
+        moment = datetime.now(UTC).isoformat(timespec="seconds")
+        store.set("save", {"slot": slot, "saved_at": moment, **about})
+        store.copy_to(self._path(slot))
+        return self.info(slot)
+
+    def restore(self, store: Store, slot: str) -> SaveInfo:
+        """Make the running game what a slot holds.
+
+        Raises:
+            SaveError: there is no such slot, or it is damaged; the game goes on as it was.
+        """
+        store.copy_from(self._path(slot))
+        return self.info(slot)
+
+    def info(self, slot: str) -> SaveInfo:
+        """What a slot says of itself. Raises: SaveError."""
+        path = self._path(slot)
+        about = self.about(slot)
+        return SaveInfo(
+            slot=slot,
+            note=about.get("note", ""),
+            saved_at=about.get("saved_at", ""),
+            now=about.get("now"),
+            digest=hashlib.sha256(path.read_bytes()).hexdigest(),
+            size_bytes=path.stat().st_size,
+        )
+
+    def about(self, slot: str) -> dict[str, Any]:
+        """Everything noted with a slot. Raises: SaveError."""
+        found: dict[str, Any] = _read(
+            self._path(slot), "SELECT value FROM settings WHERE key='save'"
+        )
+        return found
+
+    def all(self) -> list[SaveInfo]:
+        """Every slot that can be read, by name."""
+        infos = []
+        for path in sorted(self.folder.glob("*.sqlite")):
+            try:
+                infos.append(self.info(path.stem))
+            except SaveError:
+                continue  # a file that is no save is not a slot
+        return infos
+
+    def _path(self, slot: str) -> Path:
+        return self.folder / f"{slot}.sqlite"
+
+
+def _read(path: Path, query: str) -> Any:
+    """One JSON value of a slot."""
+    if not path.is_file():
+        raise SaveError(f"there is no save {path.stem!r}")
+    try:
+        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
+            row = database.execute(query).fetchone()
+            return json.loads(row[0]) if row else {}
+    except (sqlite3.Error, ValueError) as error:
+        raise SaveError(f"the save {path.stem!r} can't be read: {error}") from None
