@@ -70,7 +70,7 @@ def examine(wanted: Expectation, seen: Observation, instruments: Instruments) ->
         yield from _refusal(wanted, seen)
         return
     yield from _never_offered(seen)
-    if not seen.lines and (idle := sorted(wanted.checks & _OF_LINES)):
+    if not seen.lines and (idle := sorted(wanted.checks & _OF_LINES.keys())):
         yield Finding(key=idle[0], message="nobody spoke, so there is nothing to check")
         return
     for key in sorted(wanted.model_fields_set - {"refused"}):
@@ -360,7 +360,7 @@ def _call(name: str, arguments: Mapping[str, Any]) -> str:
 
 
 _Check = Callable[[Any, Observation, Instruments], Iterator[Finding]]
-_CHECKS: dict[str, _Check] = {
+_OF_WORDS: dict[str, _Check] = {
     "exact": _exact,
     "contains": _contains,
     "contains_any": _contains_any,
@@ -368,6 +368,14 @@ _CHECKS: dict[str, _Check] = {
     "canaries": _canaries,
     "matches": _matches,
     "lacks_match": _lacks_match,
+    "words": _within("words", lambda seen: len(words(seen.text))),
+    "sentences": _within("sentences", lambda seen: num_sentences(seen.text)),
+    "language": _language,
+    "lines": _within("lines", lambda seen: len(seen.lines)),
+    "page": _equal("page", lambda seen: seen.page),
+    "waiting": _equal("waiting", lambda seen: seen.waiting),
+}
+_OF_LINES: dict[str, _Check] = {  # without a line, these would check nothing
     "says": _says,
     "never_says": _never_says,
     "emotion": _emotion,
@@ -379,20 +387,10 @@ _CHECKS: dict[str, _Check] = {
     "pages": _pages,
     "in_character": _in_character,
     "means": _means,
-    "words": _within("words", lambda seen: len(words(seen.text))),
-    "sentences": _within("sentences", lambda seen: num_sentences(seen.text)),
-    "language": _language,
     "fallback": _flag("fallback", lambda line: line.fallback),
     "ended": _ended,
     "speakers": _speakers,
-    "lines": _within("lines", lambda seen: len(seen.lines)),
-    "page": _equal("page", lambda seen: seen.page),
-    "waiting": _equal("waiting", lambda seen: seen.waiting),
     "prompt": _shown,
     "budget": _budget,
 }
-# The others look at a page's words too, or at no words.
-_OF_LINES = frozenset(
-    "says never_says emotion actions offered directive waits abstains pages in_character means "
-    "fallback ended speakers prompt budget".split()
-)
+_CHECKS = {**_OF_WORDS, **_OF_LINES}

@@ -78,7 +78,8 @@ class EventTurn(Turn):
     """Something happens."""
 
     event: Agent
-    text: str = Field(default="", description="absent: the world's text, filled from `data`")
+    text: str = Field(default="", description="absent: the world's text, filled from `with`")
+    with_: dict[Agent, str] = Field(default={}, alias="with")
     who: Strings = ()
     importance: Share | None = Field(default=None, description="absent: the world's")
     now: float | None = None
