@@ -1,6 +1,6 @@
 """A writer's annotations of a book: facts with ways to ask for them, and what it can't answer.
 
-They lie beside the book as NAME.facts.yaml and only serve training:
+They lie beside the book as NAME.facts.yaml and serve training and search:
 
     facts:
       - id: oil                      # held-out questions point to it
@@ -31,7 +31,7 @@ from pydantic import (
     ValidationError,
 )
 
-from books.book import Book, Passage, sentences
+from books.book import Book, Passage, read_book, sentences
 from books.errors import FactsError
 from books.retrieval import PassageIndex
 
@@ -97,6 +97,20 @@ def read_facts(book_path: Path, book: Book) -> Facts:
     facts = _validated(path, Facts)
     _check(facts, book, path)
     return facts
+
+
+def open_book(path: Path) -> tuple[Book, PassageIndex]:
+    """A book and its search, as it is served: annotations help the search where there are any.
+
+    Raises:
+        BookTextError: the text is broken.
+        FactsError: the annotations are.
+    """
+    book = read_book(path)
+    annotated = facts_path(path).exists()
+    if not annotated:
+        return book, PassageIndex(book.passages)
+    return book, open_index(book, read_facts(path, book))
 
 
 def open_index(book: Book, facts: Facts) -> PassageIndex:

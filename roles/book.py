@@ -10,22 +10,20 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
-from books.book import Page, Passage, read_book
-from books.retrieval import PassageIndex
+from books.book import Page, Passage
+from books.corpus import NUM_PASSAGES
+from books.facts import open_book
 from engine.requests import Message
 from roles.errors import LineError
 from roles.prompt import book_system, book_turn
 from roles.store import Store
-
-_PASSAGES = 2  # in a prompt, as the students were taught
 
 
 class BookOnShelf:
     """One book of the world, open."""
 
     def __init__(self, path: Path, store: Store) -> None:
-        self.book = read_book(path)
-        self._index = PassageIndex(self.book.passages)
+        self.book, self._index = open_book(path)
         self._store = store
 
     @property
@@ -53,7 +51,7 @@ class BookOnShelf:
 
     def passages(self, question: str) -> list[Passage]:
         """What a question may rest on, best first."""
-        return [hit.passage for hit in self._index.search(question, _PASSAGES)]
+        return [hit.passage for hit in self._index.search(question, NUM_PASSAGES)]
 
     def prompt(self, question: str, passages: list[Passage]) -> tuple[Message, ...]:
         """What its model sees."""
