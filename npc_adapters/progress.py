@@ -1,0 +1,71 @@
+"""What a training run shows while it runs, and the curve that it leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+from transformers import TrainerCallback
+
+
+class Progress(TrainerCallback):  # type: ignore[misc]  # untyped base
+    """A progress bar with losses, tokens per second and time left."""
+
+    def __init__(self) -> None:
+        self._bar = Bar(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+        )
+        self._task: Any = None
+        self._told: dict[str, str] = {}
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Show the bar."""
+        self._task = self._bar.add_task("training", total=state.max_steps)
+        self._bar.start()
+
+    def on_log(
+        self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kw: Any
+    ) -> None:
+        """Take the newest figures into the bar's text."""
+        for key, form in _SHOWN.items():
+            if key in (logs or {}):
+                self._told[key] = form.format((logs or {})[key])
+        self._bar.update(self._task, description=", ".join(self._told.values()))
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Move the bar."""
+        self._bar.update(self._task, completed=state.global_step)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Take the bar away."""
+        self._bar.stop()
+
+
+_SHOWN = {
+    "loss": "loss {:.3f}",
+    "eval_loss": "held-out {:.3f}",
+    "tokens_per_s": "{:.0f} tok/s",
+}
+
+
+def draw_losses(history: Sequence[dict[str, float]], path: Path) -> None:
+    """Draw training and held-out loss over steps as a PNG."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.add_subplot()
+    for key, label in (("loss", "training"), ("eval_loss", "held out")):
+        points = [(entry["step"], entry[key]) for entry in history if key in entry]
+        if points:
+            axes.plot(*zip(*points, strict=True), label=label, marker="o", markersize=2)
+    axes.set_xlabel("step")
+    axes.set_ylabel("loss per token of the character's words (nats)")
+    if axes.lines:
+        axes.legend()
+    figure.savefig(path, dpi=100)

@@ -1,0 +1,359 @@
+"""Training an adapter with TRL and PEFT: from rows to a folder with weights, card and report."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import shutil
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from peft import PeftModel, get_peft_model, prepare_model_for_kbit_training
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    EarlyStoppingCallback,
+    TrainerCallback,
+)
+from trl import SFTConfig, SFTTrainer
+
+from engine.template import ChatTemplate
+from npc_adapters.bases import replace_folder
+from npc_adapters.card import AdapterCard, base_digest, write_card
+from npc_adapters.data import Row, data_digest, split_rows
+from npc_adapters.encoding import encode
+from npc_adapters.errors import TrainingError
+from npc_adapters.methods import ATTENTION, check_method, default_lr, estimate, peft_config
+from npc_adapters.progress import Progress, draw_losses
+
+IGNORED = -100  # label that transformers leaves out of the loss
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How an adapter is trained.
+
+    Attributes:
+        method: lora, qlora, dora, ia3, prompt, prefix, ptuning or full.
+        lr: peak learning rate; 0 takes the method's default.
+        warmup: share of the steps spent warming up.
+        batch_size: rows per forward pass.
+        accumulate: forward passes per optimizer step.
+        replay: rows of general dialogue mixed in, as a share of the character's own, against
+            forgetting (Rolnick et al. 2019).
+        patience: epochs without a better validation loss before training stops.
+        max_tokens: longer rows are left out.
+        checkpointing: recompute activations to save memory (Chen et al. 2016).
+        nf4: train over a base rounded to 4 bit (QLoRA, Dettmers et al. 2023).
+    """
+
+    method: str = "lora"
+    rank: int = 16
+    alpha: float = 32
+    dropout: float = 0.05
+    targets: Sequence[str] = ATTENTION
+    epochs: float = 3
+    lr: float = 0.0
+    warmup: float = 0.08
+    batch_size: int = 8
+    accumulate: int = 1
+    replay: float = 0.1
+    patience: int = 2
+    max_tokens: int = 768
+    checkpointing: bool = False
+    seed: int = 1
+
+    @property
+    def nf4(self) -> bool:
+        """Whether the base is held in 4 bit."""
+        return self.method == "qlora"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a training run left: the folder, its card and the figures of its report."""
+
+    folder: Path
+    card: AdapterCard
+    report: dict[str, Any]
+
+
+def check_feasible(base: Path, config: TrainConfig) -> None:
+    """Say before the start what cannot run here, and what could instead.
+
+    Raises:
+        UsageError: an unknown method.
+        TrainingError: no 4-bit support, or too little memory.
+    """
+    check_method(config.method)
+    if not (base / "config.json").is_file():
+        raise TrainingError(f"there is no base model in {base}; train or download one first")
+    if config.nf4:
+        _check_four_bit()
+    tokens = config.batch_size * config.max_tokens
+    cost = estimate(str(base), _peft(config), four_bit=config.nf4, tokens_per_batch=tokens)
+    free = _free_memory()
+    if cost.memory_bytes > free:
+        raise TrainingError(
+            f"{config.method} needs about {cost.memory_bytes / 2**30:.1f} GiB and "
+            f"{free / 2**30:.1f} GiB are free; use --method qlora, --checkpointing "
+            "or a smaller --batch-size"
+        )
+
+
+def _check_four_bit() -> None:
+    try:
+        import bitsandbytes.functional as four_bit
+
+        four_bit.quantize_4bit(torch.ones(64, 64), quant_type="nf4")
+    except (ImportError, RuntimeError, NotImplementedError) as error:
+        raise TrainingError(
+            f"4-bit weights don't work on this machine ({error}); use --method lora"
+        ) from error
+
+
+def _free_memory() -> int:
+    """Bytes that this process may still take."""
+    if torch.cuda.is_available():
+        return int(torch.cuda.mem_get_info()[0])
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return 2**63
+
+
+def _peft(config: TrainConfig) -> Any:
+    return peft_config(
+        config.method,
+        rank=config.rank,
+        alpha=config.alpha,
+        dropout=config.dropout,
+        targets=config.targets,
+    )
+
+
+def train_adapter(
+    *,
+    name: str,
+    base: Path,
+    rows: Sequence[Row],
+    out: Path,
+    config: TrainConfig,
+    replay: Sequence[Row] = (),
+    parent: Path | None = None,
+    resume: bool = False,
+    show: bool = True,
+) -> Outcome:
+    """Train an adapter on a character's rows.
+
+    Args:
+        name: whose adapter it is.
+        base: folder of the base model.
+        rows: checked rows with their system message; a tenth is held out by hash.
+        out: where the finished adapter goes; checkpoints sit in `out.work` until then.
+        config: how to train.
+        replay: general rows, of which `config.replay` times as many as own rows are mixed in.
+        parent: adapter to go on from (same method and shape).
+        resume: go on from the last checkpoint of a killed run.
+        show: draw a progress bar.
+
+    Raises:
+        DataError, TrainingError, UsageError: what cannot be trained, said before it starts.
+    """
+    check_feasible(base, config)
+    template = ChatTemplate(base)
+    train, valid = split_rows(rows)
+    mixed = [*train, *_sample(replay, round(config.replay * len(train)), config.seed)]
+    datasets = [to_dataset(template, part, config.max_tokens) for part in (mixed, valid)]
+    for part, dataset in zip(("training", "validation"), datasets, strict=True):
+        if len(dataset) == 0:
+            raise TrainingError(f"{name} has no {part} row of at most {config.max_tokens} tokens")
+    torch.manual_seed(config.seed)
+    model = load_for_training(base, config, parent)
+    work = out.with_name(out.name + ".work")
+    trainer = _trainer(model, base, datasets, work, config, show)
+    checkpoints = sorted(work.glob("checkpoint-*")) if resume else []
+    result = trainer.train(resume_from_checkpoint=bool(checkpoints))
+    history = [{k: float(v) for k, v in e.items()} for e in trainer.state.log_history]
+    report = _report(trainer, result.metrics, history, config, len(train), len(valid))
+    partial = out.with_name(out.name + ".partial")
+    _save(trainer.model, base, partial, report)
+    card = write_card(
+        partial,
+        AdapterCard(
+            name=name,
+            base=base.name,
+            base_digest=base_digest(base),
+            method=config.method,
+            rank=config.rank if config.method in ("lora", "qlora", "dora") else 0,
+            alpha=config.alpha,
+            targets=tuple(config.targets),
+            data_digest=data_digest(rows),
+            num_rows=len(rows),
+            metrics={"valid_loss": report["valid_loss"]},
+            parents=_parents(parent),
+        ),
+    )
+    replace_folder(partial, out)
+    shutil.rmtree(work, ignore_errors=True)
+    return Outcome(folder=out, card=card, report=report)
+
+
+def _parents(parent: Path | None) -> tuple[str, ...]:
+    from engine.adapters import adapter_digest
+
+    return (adapter_digest(parent),) if parent else ()
+
+
+def _sample(rows: Sequence[Row], count: int, seed: int) -> list[Row]:
+    return random.Random(seed).sample(list(rows), min(count, len(rows)))
+
+
+def to_dataset(template: ChatTemplate, rows: Sequence[Row], max_tokens: int) -> Dataset:
+    """Rows as token ids and labels; the loss is on the character's words only."""
+    columns: dict[str, list[list[int]]] = {"input_ids": [], "labels": []}
+    for row in rows:
+        example = encode(template, row.messages)
+        if len(example.ids) <= max_tokens:
+            pairs = zip(example.ids, example.weights, strict=True)
+            columns["input_ids"].append(list(example.ids))
+            columns["labels"].append([token if w > 0 else IGNORED for token, w in pairs])
+    return Dataset.from_dict(columns)
+
+
+def load_for_training(base: Path, config: TrainConfig, parent: Path | None = None) -> Any:
+    """The base with a fresh adapter, or with its parent's weights, ready to train."""
+    options: dict[str, Any] = {"dtype": torch.float32}
+    if config.nf4:
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=torch.bfloat16,
+        )
+    model = AutoModelForCausalLM.from_pretrained(base, **options)
+    if config.nf4:
+        model = prepare_model_for_kbit_training(
+            model, use_gradient_checkpointing=config.checkpointing
+        )
+    if parent is not None:
+        return PeftModel.from_pretrained(model, parent, is_trainable=True)
+    peft = _peft(config)
+    return model if peft is None else get_peft_model(model, peft)
+
+
+def _trainer(
+    model: Any, base: Path, datasets: list[Dataset], work: Path, config: TrainConfig, show: bool
+) -> Any:
+    """TRL's trainer, quiet, judging and saving once per epoch."""
+    arguments = SFTConfig(
+        output_dir=str(work),
+        num_train_epochs=config.epochs,
+        per_device_train_batch_size=config.batch_size,
+        per_device_eval_batch_size=config.batch_size,
+        gradient_accumulation_steps=config.accumulate,
+        gradient_checkpointing=config.checkpointing,
+        learning_rate=config.lr or default_lr(config.method),
+        lr_scheduler_type="cosine",
+        warmup_steps=config.warmup,
+        weight_decay=0.01,
+        max_length=None,
+        dataset_kwargs={"skip_prepare_dataset": True},
+        train_sampling_strategy="group_by_length",
+        bf16=torch.cuda.is_available() or _has_bf16(),
+        use_cpu=not torch.cuda.is_available(),
+        dataloader_pin_memory=False,
+        eval_strategy="epoch",
+        save_strategy="epoch",
+        save_total_limit=1,
+        load_best_model_at_end=True,
+        metric_for_best_model="eval_loss",
+        greater_is_better=False,
+        logging_steps=5,
+        report_to=[],
+        disable_tqdm=True,
+        seed=config.seed,
+        average_tokens_across_devices=False,
+    )
+    callbacks: list[TrainerCallback] = [EarlyStoppingCallback(config.patience)]
+    if show:
+        callbacks.append(Progress())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # advice on settings that do not apply on a CPU
+        return SFTTrainer(
+            model=model,
+            args=arguments,
+            train_dataset=datasets[0],
+            eval_dataset=datasets[1],
+            processing_class=AutoTokenizer.from_pretrained(base),
+            callbacks=callbacks,
+        )
+
+
+def _has_bf16() -> bool:
+    """Whether this CPU multiplies bf16 natively; elsewhere autocast only costs time."""
+    return bool(torch.backends.cpu.get_cpu_capability().startswith("AVX512"))
+
+
+def _report(
+    trainer: Any,
+    metrics: dict[str, float],
+    history: list[dict[str, float]],
+    config: TrainConfig,
+    num_train: int,
+    num_valid: int,
+) -> dict[str, Any]:
+    """The figures of a run, for people and machines."""
+    losses = [entry["eval_loss"] for entry in history if "eval_loss" in entry]
+    best = min(losses, default=math.nan)
+    parameters = list(trainer.model.parameters())
+    return {
+        "config": asdict(config) | {"lr": config.lr or default_lr(config.method)},
+        "num_train_rows": num_train,
+        "num_valid_rows": num_valid,
+        "trainable_parameters": sum(p.numel() for p in parameters if p.requires_grad),
+        "parameters": sum(p.numel() for p in parameters),
+        "valid_loss": best,
+        "valid_perplexity": math.exp(best),
+        "seconds": metrics["train_runtime"],
+        "tokens_per_s": trainer.state.num_input_tokens_seen / metrics["train_runtime"]
+        if trainer.state.num_input_tokens_seen
+        else 0.0,
+        "history": history,
+    }
+
+
+def _save(model: Any, base: Path, folder: Path, report: dict[str, Any]) -> None:
+    """Weights, report and plot into a folder that nobody loads yet.
+
+    Raises:
+        TrainingError: the disk is full or not writable; nothing that was there is lost.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        model.save_pretrained(folder)
+        for stray in ("README.md",):
+            (folder / stray).unlink(missing_ok=True)
+        _name_base(folder, base)
+        text = json.dumps(report, indent=2) + "\n"
+        (folder / "report.json").write_text(text, encoding="utf-8")
+        draw_losses(report["history"], folder / "loss.png")
+    except OSError as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise TrainingError(f"{folder} could not be saved: {error}") from error
+
+
+def _name_base(folder: Path, base: Path) -> None:
+    """Name the base by its folder's name: an adapter tells nothing of the machine it is from."""
+    path = folder / "adapter_config.json"
+    if path.exists():
+        config = json.loads(path.read_text(encoding="utf-8"))
+        config["base_model_name_or_path"] = base.name
+        path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
