@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from llguidance import LLExecutor, LLMatcher, LLTokenizer
-from llguidance.torch import fill_next_token_bitmask_par
+from llguidance.numpy import fill_next_token_bitmask_par
 from tokenizers import Tokenizer
 from torch import Tensor
 
@@ -49,12 +50,12 @@ class ConstraintCompiler:
 
     def masks(self, matchers: Sequence[LLMatcher]) -> Tensor:
         """Allowed tokens of each matcher, as bits: int32 [len(matchers), ceil(V / 32)]."""
-        bits = torch.zeros(len(matchers), (self._vocab_size + 31) // 32, dtype=torch.int32)
+        bits = np.zeros((len(matchers), (self._vocab_size + 31) // 32), dtype=np.int32)
         assert self._executor is not None
         fill_next_token_bitmask_par(
             self._executor, [(matcher, row) for row, matcher in enumerate(matchers)], bits
         )
-        return bits
+        return torch.from_numpy(bits)
 
     def forbid(self, logits: Tensor, rows: Sequence[int], bits: Tensor) -> None:
         """Set forbidden tokens of these rows of logits [B, V] to minus infinity, in place."""

@@ -1,0 +1,112 @@
+"""The decoder against transformers and PEFT, which are the reference."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+from engine.config import EngineConfig
+from engine.engine import Engine, build_engine
+from engine.model import Step
+from engine.slots import Run, SlotPlan
+from tests.engine.conftest import request, run
+from tests.tiny_models import SHAPES, tiny_adapter, tiny_base
+
+PROMPTS = (
+    "Who keeps the lamp oil?",
+    "x",
+    "A prompt of some length, so that a sliding window of two dozen tokens matters here.",
+)
+EOS = 1
+
+
+def reference(base: Path, adapters: list[Path]) -> PeftModel:
+    model = AutoModelForCausalLM.from_pretrained(base)
+    adapted = PeftModel.from_pretrained(model, adapters[0], adapter_name="a0")
+    for number, path in enumerate(adapters[1:], start=1):
+        adapted.load_adapter(path, f"a{number}")
+    return adapted.eval()
+
+
+def generate(model: PeftModel, token_ids: list[int], max_tokens: int) -> list[int]:
+    ids = torch.tensor([token_ids])
+    out = model.generate(
+        input_ids=ids,
+        attention_mask=torch.ones_like(ids),
+        do_sample=False,
+        max_new_tokens=max_tokens,
+    )
+    found: list[int] = out[0, ids.shape[1] :].tolist()
+    return found[:-1] if found[-1] == EOS else found
+
+
+@pytest.fixture(scope="module", params=SHAPES)
+def served(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Engine, PeftModel]:
+    folder = tmp_path_factory.mktemp(request.param)
+    base = tiny_base(folder / "base", request.param)
+    adapters = [
+        tiny_adapter(folder / "a0", base, seed=1, rank=3),
+        tiny_adapter(folder / "a1", base, seed=2, rank=8, use_rslora=True),
+        tiny_adapter(
+            folder / "a2",
+            base,
+            seed=3,
+            rank=4,
+            targets=["o_proj", "down_proj"],
+            rank_pattern={"o_proj": 6},
+            alpha_pattern={"down_proj": 3},
+        ),
+    ]
+    # Small chunks: prompts are computed in pieces while other rows speak.
+    engine = build_engine(
+        EngineConfig(base=str(base), quantization="none", prefill_tokens=16, max_rows=8)
+    )
+    for number, path in enumerate(adapters):
+        engine.install_adapter(f"a{number}", engine.read_adapter(str(path)), False)
+    return engine, reference(base, adapters)
+
+
+def test_greedy_words_equal_transformers_and_peft(served: tuple[Engine, PeftModel]) -> None:
+    engine, model = served
+    names = [None, "a0", "a1", "a2"]
+    asked = {f"{p}/{name}": (p, name) for p in PROMPTS for name in names}
+    for _ in ("fresh", "from cached prefixes"):
+        words = run(
+            engine,
+            [request(k, p, adapter=name, max_tokens=24) for k, (p, name) in asked.items()],
+        )
+        for key, (prompt, name) in asked.items():
+            token_ids = engine.template.encode_text(prompt)
+            if name is None:
+                with model.disable_adapter():
+                    expected = generate(model, token_ids, 24)
+            else:
+                model.set_adapter(name)
+                expected = generate(model, token_ids, 24)
+            assert words[key] == expected, key
+
+
+def test_logits_equal_transformers_within_a_ten_thousandth(
+    served: tuple[Engine, PeftModel],
+) -> None:
+    engine, model = served
+    token_ids = engine.template.encode_text(PROMPTS[2])
+    length = len(token_ids)
+    runs = [Run(0, 0, 0, 0, length)]
+    step = Step(
+        token_ids=torch.tensor(token_ids),
+        positions=torch.arange(length),
+        rows=torch.zeros(length, dtype=torch.long),
+        runs=runs,
+        plan=SlotPlan(runs, torch.device("cpu"), skip_zero=True),
+        wanted=torch.arange(length),
+    )
+    with torch.no_grad(), model.disable_adapter():
+        expected = model(torch.tensor([token_ids])).logits[0]
+    torch.testing.assert_close(engine.base.decoder.forward(step), expected, atol=1e-4, rtol=0)
