@@ -28,7 +28,15 @@ _EXPORTS = {
 __all__ = ["AsyncClient", "Client", "World", "connect", "main"]
 
 # Each offers `register(app)`; they import nothing heavy until a command runs.
-_COMMANDS = ("roles.cli", "engine.cli", "npc_adapters.cli", "books.cli", "protocol.cli", "tui.cli")
+_COMMANDS = (
+    "roles.cli",
+    "roles.dialogues.cli",
+    "engine.cli",
+    "npc_adapters.cli",
+    "books.cli",
+    "protocol.cli",
+    "tui.cli",
+)
 
 
 def __getattr__(name: str) -> Any:

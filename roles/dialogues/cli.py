@@ -1,0 +1,69 @@
+"""The commands check, record, replay and compare; heavy imports wait inside the functions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+STARTER = "biblioteca_eterna"
+_World = Annotated[str, typer.Option("--world", "-w", help="a world's folder, or a bundled one")]
+_Json = Annotated[bool, typer.Option("--json", help="print one JSON document")]
+_Scripts = Annotated[
+    Path | None, typer.Argument(help="folder of scripts, or one file [default: the world's]")
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add this folder's commands to the command line."""
+    app.command()(check)
+
+
+def check(
+    scripts: _Scripts = None,
+    world: _World = STARTER,
+    update: Annotated[bool, typer.Option(help="show and rewrite the exact words")] = False,
+    junit: Annotated[Path | None, typer.Option(help="write a JUnit XML report there")] = None,
+    expression: Annotated[
+        str, typer.Option("-k", help="only scripts like 'pim and not lore'")
+    ] = "",
+    seeds: Annotated[int | None, typer.Option(min=1, help="runs per script")] = None,
+    concurrency: Annotated[int, typer.Option(min=1, help="runs at once")] = 16,
+    connect: Annotated[bool, typer.Option(help="play on the server that runs already")] = False,
+    connection: Annotated[Path | None, typer.Option(help="its connection file")] = None,
+    schema: Annotated[bool, typer.Option(help="print the scripts' JSON Schema, and end")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="name what passed")] = False,
+    as_json: _Json = False,
+) -> None:
+    """Play dialogue scripts and see that every expectation holds; exit 1 if one does not."""
+    import asyncio
+    import json
+
+    from rich.console import Console
+
+    from roles.dialogues.checking import CheckConfig, run_check
+    from roles.dialogues.script import json_schema
+
+    if schema:
+        typer.echo(json.dumps(json_schema(), indent=1))
+        return
+    config = CheckConfig(
+        world=world,
+        scripts=scripts,
+        expression=expression,
+        seeds=seeds,
+        concurrency=concurrency,
+        connect=connect or connection is not None,
+        connection=connection,
+        update=update,
+        junit=junit,
+    )
+    console = Console(quiet=as_json, soft_wrap=True)
+    verdict = asyncio.run(run_check(config, console, verbose=verbose))
+    if as_json:
+        from roles.dialogues.report import as_json as told
+
+        typer.echo(json.dumps(told(verdict), ensure_ascii=False))
+    if not verdict.passed:
+        raise typer.Exit(1)

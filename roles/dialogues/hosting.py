@@ -1,0 +1,82 @@
+"""Hosts a world for rehearsals: engines loaded once, any number of games on them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from roles.dialogues.errors import DialogueError
+from roles.dialogues.expectations import Instruments
+from roles.dialogues.instruments import read_instruments
+from roles.dialogues.rehearsal import Rehearsals
+from roles.dialogues.stage import OpenStage, in_process
+from roles.errors import WorldError
+from roles.manager import Manager
+from roles.store import Store
+from roles.world import World
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hosted:
+    """A world whose engines are ready."""
+
+    world: World
+    manager: Manager
+    instruments: Instruments
+
+    def stages(self, world: World | None = None) -> OpenStage:
+        """Stages on these engines, in this world or another reading of its files."""
+        return in_process(Rehearsals(self.manager.house, self.manager, world))
+
+
+@asynccontextmanager
+async def hosted(
+    world: World, *, backend: Literal["inline", "subprocess"] = "inline"
+) -> AsyncIterator[Hosted]:
+    """Load a world's models and wait until they are ready.
+
+    Raises:
+        WorldError: a base is missing.
+        DialogueError: an engine could not start.
+    """
+    if missing := [one for one in world.model_problems() if one.key.endswith(".base")]:
+        raise WorldError(missing)
+    manager = Manager(with_backend(world, backend), Store())
+    await manager.start()
+    try:
+        await manager.wait_ready()
+        for engine in manager.house.engines:
+            if engine.error:
+                raise DialogueError(f"the {engine.tier} engine could not start: {engine.error}")
+        yield Hosted(world=world, manager=manager, instruments=read_instruments(world))
+    finally:
+        await manager.close()
+
+
+def with_backend(world: World, backend: Literal["inline", "subprocess"]) -> World:
+    """The same world with all its engines in this process, or each in its own."""
+    tiers = world.spec.tiers
+    changed = {
+        name: tier.model_copy(update={"backend": backend})
+        for name in ("director", "npc", "book")
+        if (tier := getattr(tiers, name)) is not None
+    }
+    spec = world.spec.model_copy(update={"tiers": tiers.model_copy(update=changed)})
+    return replace(world, spec=spec)
+
+
+def with_adapter(world: World, npc: str, folder: Path) -> World:
+    """The same world with another adapter for a character."""
+    spec = world.npcs[npc].model_copy(update={"adapter": str(folder.resolve())})
+    return replace(world, npcs={**world.npcs, npc: spec})
+
+
+def with_base(world: World, tier: Literal["director", "npc"], folder: str) -> World:
+    """The same world on another base for a tier."""
+    tiers = world.spec.tiers
+    table = getattr(tiers, tier).model_copy(update={"base": folder})
+    spec = world.spec.model_copy(update={"tiers": tiers.model_copy(update={tier: table})})
+    return replace(world, spec=spec)
