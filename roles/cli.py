@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from protocol.messages import Body
 
 _World = Annotated[str, typer.Argument(help="a world's folder, or the name of one that ships")]
 _Json = Annotated[bool, typer.Option("--json", help="print one JSON document")]
@@ -149,13 +152,13 @@ def validate(world: _World = STARTER, as_json: _Json = False) -> None:
     sys.exit(2 if problems else 0)
 
 
-def _request(connection: Path | None, kind: str, body: object) -> object:
+def _request(connection: Path | None, kind: str, body: Body) -> Body:
     """Ask a running server one thing."""
     import asyncio
 
     from protocol.client import AsyncClient
 
-    async def ask() -> object:
+    async def ask() -> Body:
         async with AsyncClient(connection) as client:
             return await client.request(kind, body)
 

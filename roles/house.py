@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
 
 from engine.errors import EngineError
 from protocol import messages as wire
@@ -21,6 +22,16 @@ from roles.store import Store
 from roles.world import DIRECTOR, World
 
 Publish = Callable[[str, wire.Body], None]
+
+
+@dataclass(slots=True)
+class Chatter:
+    """Talk going on in a scene; `yields` to the player if it is among characters only."""
+
+    scene: str
+    key: str
+    yields: bool
+    stopped: bool = False
 
 
 class House:
@@ -39,7 +50,8 @@ class House:
         self.publish: Publish = lambda kind, body: None
         self.deadline_ms: float | None = None
         self.epoch = 0
-        self._speaking: dict[str, Engine] = {}
+        self._speaking: dict[str, tuple[Line, Engine]] = {}
+        self._chatter: list[Chatter] = []
         self._mouths: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     def tier(self, agent: str) -> wire.Tier:
@@ -79,7 +91,7 @@ class House:
         """Go on from what the store now holds; lines being spoken are stopped and forgotten."""
         self.epoch += 1
         speaking, self._speaking = self._speaking, {}
-        for key, engine in speaking.items():
+        for key, (_, engine) in speaking.items():
             with contextlib.suppress(EngineError):  # it fell: then nobody speaks there
                 await engine.backend.cancel(key)
         self.play.close()
@@ -91,14 +103,38 @@ class House:
         if line.epoch != self.epoch:
             raise RestoredError("the game was restored while the line was being spoken")
 
+    @property
+    def lines_being_spoken(self) -> list[Line]:
+        """Lines that are on an engine now."""
+        return [line for line, _ in self._speaking.values()]
+
     @contextlib.contextmanager
     def speaking(self, line: Line, engine: Engine) -> Iterator[None]:
         """While a line is on an engine, a restore can stop it."""
-        self._speaking[line.key] = engine
+        self._speaking[line.key] = line, engine
         try:
             yield
         finally:
             self._speaking.pop(line.key, None)
+
+    @contextlib.contextmanager
+    def chattering(self, scene: str, key: str, *, chatter: bool) -> Iterator[Chatter]:
+        """While characters talk in a scene; chatter among themselves can be stopped."""
+        talk = Chatter(scene=scene, key=key, yields=chatter)
+        self._chatter.append(talk)
+        try:
+            yield talk
+        finally:
+            self._chatter.remove(talk)
+
+    async def quieten(self, scene: str) -> None:
+        """Stop chatter in a scene: the player speaks. What was spoken stands."""
+        for talk in [x for x in self._chatter if x.scene == scene and x.yields]:
+            talk.stopped = True
+            for key, (_, engine) in list(self._speaking.items()):
+                if key.startswith(f"{talk.key}."):
+                    with contextlib.suppress(EngineError):
+                        await engine.backend.cancel(key)
 
     @contextlib.asynccontextmanager
     async def mouth(self, conversation: str) -> AsyncIterator[None]:

@@ -11,9 +11,11 @@ from protocol.errors import Code, Refusal
 from protocol.messages import Body
 from protocol.service import Peer, Request
 from roles import console, errors, game, upkeep
+from roles.again import Again
 from roles.engines import Engine, Engines, MakeBackend, make_backend
 from roles.house import House, Publish
 from roles.question import Question
+from roles.scene import Scene
 from roles.store import Store
 from roles.talk import Talk
 from roles.tick import Tick
@@ -41,6 +43,8 @@ LINES: dict[str, Callable[[House, str, Any], Spoken]] = {
     "say": Talk,
     "ask": Question,
     "tick": Tick,
+    "converse": Scene,
+    "again": Again,
 }
 ANSWERS: dict[str, Callable[[House, Any], Awaitable[Body]]] = {**game.ANSWERS, **upkeep.ANSWERS}
 

@@ -112,6 +112,16 @@ class MemoryBook:
         ).fetchone()
         return None if row is None else _memory(row)
 
+    def overheard(self, agent: str, after_line: str, limit: int) -> list[Memory]:
+        """What it heard others say since a line of its own, oldest first."""
+        rows = self._store.database.execute(
+            f"SELECT {_COLUMNS} FROM memories WHERE agent=? AND kind='heard' AND forgotten=0 "
+            "AND CAST(substr(line, 2) AS INTEGER) > ? AND NOT EXISTS "
+            "(SELECT 1 FROM json_each(participants) WHERE value=?) ORDER BY id DESC LIMIT ?",
+            (agent, int(after_line[1:] or 0), agent, limit),
+        ).fetchall()
+        return [_memory(row) for row in reversed(rows)]
+
     def edit(self, agent: str, memory_id: int, text: str) -> Memory:
         """Change a memory's words."""
         return self._update(agent, memory_id, "text", text)

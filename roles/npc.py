@@ -17,6 +17,7 @@ from roles.prompt import Notes, action_line, npc_system, reply
 from roles.schema import NpcFile, Sampling
 from roles.store import Store
 
+_OVERHEARD = 2  # lines of others, at most, in one turn of a scene
 _DIRECTION_LINES = 4  # a direction wears off after so many lines
 _DEFAULTS = Sampling(temperature=0.7, top_k=0, top_p=0.95, repetition_penalty=1.05, max_tokens=80)
 
@@ -183,12 +184,19 @@ def recollections(
     dialogue: Dialogue,
     now: float,
     limit: int,
+    *,
+    in_scene: bool,
 ) -> list[str]:
-    """What comes to the character's mind: the summary of this talk, then what fits the words."""
-    lines = dialogue.lines
-    found = memories.recall(npc, said, now=now, limit=limit, without_lines=lines)
-    texts = [memory.text for memory in found if memory.kind != "summary"]
-    summary = memories.latest(npc, "summary", speaker)
-    if summary is not None and dialogue.rolled_up:
-        texts = [summary.text, *texts]
-    return texts[: limit + 1]
+    """What comes to the character's mind, in the order of the prompt.
+
+    First the summary of this talk, if part of it has left the context; then what fits the
+    words; last, in a scene, what others have said since its own last line.
+    """
+    found = memories.recall(npc, said, now=now, limit=limit, without_lines=dialogue.lines)
+    found = [memory for memory in found if memory.kind != "summary"]
+    summary = memories.latest(npc, "summary", speaker) if dialogue.rolled_up else None
+    if in_scene:
+        last = dialogue.turns[-1].line if dialogue.turns else ""
+        news = memories.overheard(npc, last, _OVERHEARD)
+        found = [memory for memory in found if memory not in news] + news
+    return [memory.text for memory in ([summary] if summary else []) + found]

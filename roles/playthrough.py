@@ -105,6 +105,16 @@ class Playthrough:
         self.scenes.setdefault(scene, {"place": "", "present": []})["hushed"] = on
         self.store.set("scenes", self.scenes)
 
+    def last_speaker(self, scene: str) -> str:
+        """Who spoke last in a scene, or ""."""
+        return str(self.scenes.get(scene, {}).get("last", ""))
+
+    def set_last_speaker(self, scene: str, npc: str) -> None:
+        """Somebody has spoken in a scene."""
+        if scene in self.scenes:
+            self.scenes[scene]["last"] = npc
+            self.store.set("scenes", self.scenes)
+
     def set_focus(self, npc: str, level: Focus) -> None:
         """The game says how much a character matters."""
         self.cast[npc].part.focus = level
@@ -128,11 +138,11 @@ class Playthrough:
         said, importance = heard(speaker, line.said)
         people = [line.speaker, line.agent]
         self._remember(line.agent, said, "heard", importance, people, line.id)
-        name = self.display_name(line.agent)
-        for npc in listeners:
-            if npc not in people:
+        answer = f"{self.display_name(line.agent)} said: {line.text}"
+        for npc in sorted({*listeners, line.speaker} - {line.agent}):
+            if npc != line.speaker:
                 self._remember(npc, said, "heard", importance / 2, people, line.id)
-                answer = f"{name} said: {line.text}"
+            if npc in self.cast:
                 self._remember(npc, answer, "heard", 0.2, people, line.id)
 
     def close(self) -> None:

@@ -50,6 +50,7 @@ class Talk:
             routing=[why],
         )
         self.dialogue = house.play.dialogue(body.agent, body.speaker, body.conversation)
+        self.listeners = house.play.present(body.scene)
         self.reader = ReplyReader()
 
     async def run(self, client_deadline_s: float | None) -> AsyncGenerator[wire.Body, None]:
@@ -156,6 +157,7 @@ class Talk:
             self.dialogue,
             play.now,
             self.level.num_memories,
+            in_scene=bool(body.scene),
         )
         notes = self.character.notes(
             scene=self._new_scene(),
@@ -219,7 +221,7 @@ class Talk:
         with self.house.store.transaction():
             answer = self.character.history(line.actions, line.text, line.emotion)
             self.dialogue.append(line.id, [said, answer])
-            self.play.remember_line(line, self.play.present(line.scene))
+            self.play.remember_line(line, self.listeners)
             if line.actions:
                 calls = [action.model_dump() for action in line.actions]
                 self.house.store.set(f"actions:{line.id}", {"agent": line.agent, "calls": calls})
