@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from books.book import Book, find_books, read_book
+from books.card import file_digest
 from books.corpus import Row, build_rows, questions_of
 from books.errors import DistillError
 from books.facts import Facts, read_facts
@@ -26,7 +27,7 @@ from books.generation import write_replies
 from books.learner import Job, run_job
 from books.losses import HARD_LABELS
 from books.recipe import Recipe, Report, Workshop, digest_of
-from books.students import file_digest, load_model, save_student
+from books.students import load_model, save_student
 from books.teacher import (
     TOP_K,
     Example,
@@ -111,7 +112,7 @@ def finish_job(job: Job, volume: Volume, workshop: Workshop) -> dict[str, Any]:
     """Train a book's student, save it and its report."""
     trained = run_job(job)
     folder = workshop.students / job.name
-    tokenizer = file_digest((job.recipe.tokenizer or job.recipe.base) / "tokenizer.json")
+    tokenizer = job.recipe.tokenizer or job.recipe.base
     card = save_student(trained.student, folder, job.name, volume.book.digest, tokenizer)
     report = asdict(card) | {
         "rows": len(job.examples),

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from books.baselines import Answerer, best_sentence, nearest_question
+from books.card import read_card
 from books.corpus import NUM_PASSAGES, split_passages
 from books.distill import Volume
 from books.errors import StudentError
@@ -21,7 +22,7 @@ from books.generation import write_replies
 from books.losses import kl
 from books.prompt import answer_reply, book_messages, unknown_reply
 from books.scores import Scores, score
-from books.students import load_model, read_card
+from books.students import load_model
 from books.teacher import Example, collate, reply_logits
 from engine.template import ChatTemplate
 

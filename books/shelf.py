@@ -7,7 +7,7 @@ from disk (its digest verified again), written into the slot least recently used
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -18,14 +18,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
 
+from books.card import CARD_NAME, file_digest, read_card, tokenizer_folder
 from books.errors import StudentError
-from books.students import CARD_NAME, file_digest, read_card
 from engine.architecture import Architecture, read_architecture, rotary_tables
 from engine.config import EngineConfig
 from engine.engine import Engine
 from engine.errors import AdapterError, BaseModelError, RequestError
 from engine.kv_cache import KVCache
-from engine.loader import LoadedBase, find_folder, resolve
+from engine.loader import LoadedBase, resolve
 from engine.model import Decoder, Layer, Step
 from engine.requests import AdapterInfo, EngineStats, Event, GenerationRequest
 from engine.slots import Run, SlotPlan, StackedLinear
@@ -49,8 +49,12 @@ class Student:
     rank: int = 0
 
 
-def read_student(path: Path, tokenizer_digest: str) -> Student:
+def read_student(path: Path, tokenizer_digest: str | None) -> Student:
     """Read a student's folder and verify it.
+
+    Args:
+        path: the folder.
+        tokenizer_digest: of the shelf's tokenizer; None while it has none.
 
     Raises:
         AdapterError: it is no student, damaged, or reads with another tokenizer.
@@ -63,7 +67,7 @@ def read_student(path: Path, tokenizer_digest: str) -> Student:
         raise AdapterError(str(error)) from error
     except OSError as error:
         raise AdapterError(f"{path}/model.safetensors can't be read: {error.strerror}") from error
-    if card.tokenizer_digest != tokenizer_digest:
+    if tokenizer_digest is not None and card.tokenizer_digest != tokenizer_digest:
         raise AdapterError(
             f"{path} reads with the tokenizer {card.tokenizer_digest[:12]}, "
             f"this shelf's is {tokenizer_digest[:12]}"
@@ -240,18 +244,16 @@ def build_decoder(bank: StudentBank, config: Any, cache: KVCache) -> Decoder:
 class Shelf:
     """A core for `engine.service`: the engine over stacked students, made for the first one.
 
-    A world may have no student yet; until one is put on the shelf there is nothing to size the
-    stacks by, and every request is refused by name.
+    A world may have no student yet. The first one put on the shelf decides the tokenizer and
+    the shape of the stacks; until then every question is refused by name.
     """
 
     def __init__(self, config: EngineConfig) -> None:
         if config.threads:
             torch.set_num_threads(config.threads)
         self._config = config
-        self._folder = find_folder(config.base)
-        self._template = ChatTemplate(self._folder)
-        self._tokenizer_digest = file_digest(self._folder / "tokenizer.json")
         self._engine: Engine | None = None
+        self._tokenizer_digest: str | None = None
 
     def add_request(self, request: GenerationRequest) -> None:
         """Queue a question to a book. Raises: AdapterError, RequestError."""
@@ -301,36 +303,38 @@ class Shelf:
         """Counters and gauges."""
         if self._engine is not None:
             return self._engine.stats()
-        zeros = dict.fromkeys(EngineStats.__dataclass_fields__, 0)
-        return EngineStats(**zeros)
+        return EngineStats(**dict.fromkeys(EngineStats.__dataclass_fields__, 0))
 
     def _build_engine(self, student: Student) -> Engine:
-        config = self._config
+        config, shape = self._config, student.shape
+        try:
+            folder = tokenizer_folder(student.path)
+        except StudentError as error:
+            raise AdapterError(str(error)) from error
+        template = ChatTemplate(folder)
+        self._tokenizer_digest = file_digest(folder / "tokenizer.json")
         device, quantization = resolve(config)
         dtype = torch.bfloat16 if quantization == "bf16" else torch.float32
-        length = min(config.context_tokens or student.shape.context_tokens,
-                     student.shape.context_tokens)  # fmt: skip
-        bank = StudentBank(student.shape, config.adapter_slots, self._tokenizer_digest, dtype)
-        cache = KVCache(student.shape, config.max_rows, length, dtype, device)
-        end = self._template.end_id
+        length = min(config.context_tokens or shape.context_tokens, shape.context_tokens)
+        bank = StudentBank(shape, config.adapter_slots, self._tokenizer_digest, dtype)
+        cache = KVCache(shape, config.max_rows, length, dtype, device)
         base = LoadedBase(
-            folder=self._folder,
+            folder=folder,
             digest=self._tokenizer_digest,
-            architecture=replace(student.shape, context_tokens=length),
+            architecture=shape,
             quantization=quantization,
             decoder=build_decoder(bank, student.config, cache),
             bank=bank,
             cache=cache,
-            eos_ids=frozenset() if end is None else frozenset([end]),
+            eos_ids=frozenset() if template.end_id is None else frozenset([template.end_id]),
             device=device,
         )
-        return Engine(config, base, self._template)
+        return Engine(config, base, template)
 
 
 def build_shelf(config: EngineConfig) -> Shelf:
-    """A shelf that reads with the tokenizer and chat template of `config.base`.
+    """A shelf with `adapter_slots` students ready to run and `host_bytes` of others read.
 
-    `adapter_slots` students are in memory ready to run, `host_bytes` hold more of them read.
-    Raises: BaseModelError if the base has no tokenizer.
+    Students bring their tokenizer and shape, so `config.base` only names where they lie.
     """
     return Shelf(config)

@@ -1,15 +1,10 @@
-"""Students: how large, where from, and how one lies on disk.
-
-A student is a transformers folder without a tokenizer of its own, plus `student.json`: which
-book it answers for, which tokenizer it reads with (by digest; thousands of students share one
-file), and the digest of its weights.
-"""
+"""Students as models: how large, initialised from what, saved and loaded."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
-from hashlib import sha256
+import os
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,32 +13,13 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from books.errors import DistillError, StudentError
+from books.card import CARD_NAME, StudentCard, file_digest
+from books.errors import DistillError
 
-CARD_NAME = "student.json"
 _HEAD_SIZE = 32
 _LAYERS = 4
 MIN_PARAMS = 100_000
 MAX_PARAMS = 100_000_000
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class StudentCard:
-    """What `student.json` says.
-
-    Attributes:
-        book: the book's name.
-        book_digest: SHA-256 of the text it was distilled from.
-        tokenizer_digest: SHA-256 of the tokenizer.json it reads with.
-        weights_digest: SHA-256 of its model.safetensors.
-        num_params: parameters.
-    """
-
-    book: str
-    book_digest: str
-    tokenizer_digest: str
-    weights_digest: str
-    num_params: int
 
 
 def parse_params(text: str) -> int:
@@ -125,15 +101,10 @@ def count_params(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    return sha256(path.read_bytes()).hexdigest()
-
-
 def save_student(
-    model: Any, folder: Path, book: str, book_digest: str, tokenizer_digest: str
+    model: Any, folder: Path, book: str, book_digest: str, tokenizer: Path
 ) -> StudentCard:
-    """Write config, bf16 weights and card."""
+    """Write config, bf16 weights and card; `tokenizer` is the folder of the one it reads with."""
     folder.mkdir(parents=True, exist_ok=True)
     config = json.loads(model.config.to_json_string(use_diff=True)) | {"dtype": "bfloat16"}
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
@@ -146,27 +117,13 @@ def save_student(
     card = StudentCard(
         book=book,
         book_digest=book_digest,
-        tokenizer_digest=tokenizer_digest,
+        tokenizer=os.path.relpath(tokenizer.resolve(), folder.resolve()),
+        tokenizer_digest=file_digest(tokenizer / "tokenizer.json"),
         weights_digest=file_digest(folder / "model.safetensors"),
         num_params=count_params(model),
     )
     (folder / CARD_NAME).write_text(json.dumps(asdict(card), indent=2) + "\n")
     return card
-
-
-def read_card(folder: Path) -> StudentCard:
-    """The card of a student's folder.
-
-    Raises:
-        StudentError: there is none, or it is malformed.
-    """
-    path = folder / CARD_NAME
-    try:
-        return StudentCard(**json.loads(path.read_text(encoding="utf-8")))
-    except OSError as error:
-        raise StudentError(f"{folder} is no student: {CARD_NAME}: {error.strerror}") from error
-    except (ValueError, TypeError) as error:
-        raise StudentError(f"{path} is malformed: {error}") from error
 
 
 def load_model(folder: Path) -> Any:
