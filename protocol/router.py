@@ -123,7 +123,7 @@ class Router:
         """Bind, start reading, and return the endpoint with its real port."""
         self.socket.bind(endpoint)
         self.loop.add_reader(self.socket.FD, self._read)
-        self.loop.add_reader(self._monitor.FD, self._watch)
+        self.loop.add_reader(self._monitor.FD, self._read)
         return str(self.socket.getsockopt_string(zmq.LAST_ENDPOINT))
 
     def forget(self, link: Link) -> None:
@@ -193,9 +193,9 @@ class Router:
         if self._closed:
             return
         try:
-            self._watch()
             for _ in range(_TURN):
                 if self._closed or not self._take():
+                    self._watch()  # last: a lost client's last words came before its loss
                     return
         finally:
             self._check()
@@ -220,6 +220,7 @@ class Router:
             if len(frames) < 3:
                 frames.append(frame)
         if link is None or (self._authenticated and link.user != user):
+            self._watch()  # libzmq may have given this descriptor to another client before
             link = Link(self, routing_id, user, descriptor)
         self._receive(link, frames)
         return True
