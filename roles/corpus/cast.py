@@ -18,6 +18,7 @@ class Character:
     Attributes:
         voice: prefix of its grammar symbols (`gruff`, `npcs/ottavia`).
         own: how often a line of its own is taken where there is one, 0 to 1.
+        colour: how often its manner is added to a plain line, 0 to 1.
         traits: what the persona tells (TRAITS), by name.
     """
 
@@ -26,6 +27,7 @@ class Character:
     persona: str
     voice: str
     own: float = 0.7
+    colour: float = 0.5
     traits: Mapping[str, str] = field(default_factory=dict)
 
 

@@ -9,15 +9,21 @@ from pathlib import Path
 
 from roles.corpus.book import book_row
 from roles.corpus.cast import invent
+from roles.corpus.cast_talk import Cast
 from roles.corpus.draw import Draw
 from roles.corpus.intents import WEIGHTED
+from roles.corpus.seeds import read_seeds
 from roles.corpus.source import Source, load_source
 from roles.corpus.talk import Conversation, Row
+from roles.world import World
 
 # Rows at scale 1: about eighteen million tokens for the base at vocabulary 2048.
 _BASE_ROWS = 42_000
 _BOOK_SHARE = 0.14
 _VALID_ROWS = 400
+# Enough for two or three minutes of adapter training on a CPU.
+_NPC_ROWS = 1500
+_NPC_VALID_ROWS = 80
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,6 +55,12 @@ def write_corpus(
     for split, count in (("train", int(_BASE_ROWS * scale)), ("valid", _VALID_ROWS)):
         rows = base_rows(source, seed, count, held_out=split == "valid")
         written.append(write_rows(output / f"base.{split}.jsonl", rows))
+    cast = Cast(source, World.load(world))
+    for npc in cast.world.npcs:
+        seeds = read_seeds(world / "npcs" / f"{npc}.jsonl")
+        for split, count in (("train", int(_NPC_ROWS * scale)), ("valid", _NPC_VALID_ROWS)):
+            rows = cast.rows(npc, seeds, seed, count, held_out=split == "valid")
+            written.append(write_rows(output / f"npc-{npc}.{split}.jsonl", rows))
     return written
 
 
@@ -59,7 +71,7 @@ def write_rows(path: Path, rows: Iterator[Row]) -> CorpusFile:
         for row in rows:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
             num_rows += 1
-            num_characters += sum(len(m["content"]) for m in row["messages"])  # type: ignore[attr-defined]
+            num_characters += sum(len(m["content"]) for m in row["messages"])
     return CorpusFile(path=path, num_rows=num_rows, num_characters=num_characters)
 
 
@@ -81,6 +93,6 @@ def invented_talk(draw: Draw, source: Source) -> Row:
     you = draw.choice(["Visitor", "Player", "Traveller", "Stranger", *draw.phrases("first", 8)])
     talk = Conversation(draw, source.stock, character, you)
     intents, weights = list(WEIGHTED), list(WEIGHTED.values())
-    for intent in draw.rng.choices(intents, weights, k=draw.choice([3, 4, 5, 6, 7])):
+    for intent in draw.rng.choices(intents, weights, k=draw.choice([3, 4, 4, 5])):
         talk.add(intent(talk))
     return talk.row("npc", None)

@@ -34,7 +34,7 @@ def fact_before(talk: Conversation) -> Line:
 def _answered(talk: Conversation, known: Fact, asked: str) -> Line:
     draw = talk.draw
     core, own = known.text if draw.chance(0.3) else known.answer(draw), False
-    if draw.chance(0.6):
+    if draw.chance(0.25 + talk.me.own / 2):
         core, own = talk.say("fact", "bare", core=core)
     line = Line(asked=asked, core=core, own=own, must=[known.value])
     if draw.chance(0.15):
@@ -108,8 +108,8 @@ def reveal(talk: Conversation) -> Line:
         x=talk.draw.text("#x.uncap#", x=plain),
     )
     line = small_talk(talk)
-    prefix = talk.draw.text("{One more thing. |By the way: |You should know this. |Listen. |}")
-    line.goal, line.goal_line = goal, prefix + known.text
+    prefix = talk.draw.text("{One more thing.|By the way:|You should know this.|Listen.|}")
+    line.goal, line.goal_line = goal, f"{prefix} {known.text}".strip()
     line.must = [known.value]
     talk.known.append(known)
     talk.last = known
@@ -163,8 +163,10 @@ def own_trait(talk: Conversation) -> Line:
     trait = draw.choice(list(talk.me.traits))
     value = talk.me.traits[trait]
     core, own = talk.say(f"trait/{trait}", f"trait/{trait}/reply", x=value)
-    asked = draw.pick(f"trait/{trait}/ask", x=value)
-    return Line(asked=asked, core=core, own=own, must=[value])
+    by_name = f"trait/{trait}/ask_x"
+    symbol = by_name if value and draw.has(by_name) and draw.chance(0.5) else f"trait/{trait}/ask"
+    asked = draw.pick(symbol, x=value)
+    return Line(asked=asked, core=core, own=own, must=[value] if value else [])
 
 
 def remembered(talk: Conversation) -> Line:
@@ -230,7 +232,7 @@ def _among_others(talk: Conversation, offered: str) -> list[str]:
 
 
 def _mood(talk: Conversation, intent: str) -> str:
-    moods = talk.stock.intent_moods.get(intent)
+    moods = [mood for mood in talk.stock.intent_moods.get(intent, []) if mood in talk.stock.moods]
     return talk.draw.choice(moods) if moods and talk.draw.chance(0.75) else ""
 
 

@@ -45,7 +45,7 @@ def load_source(folder: Path) -> Source:
     moods = read_yaml(folder / "moods.yaml")
     symbols |= sentences | talk_symbols | goal_symbols | action_symbols
     symbols |= flatten(voices, "voices.yaml") | flatten(moods, "moods.yaml", "mood/")
-    symbols |= {"bare": ["#core#"]}
+    symbols |= {"bare": ["#core#"]} | flatten(read_yaml(folder / "lore.yaml"), "lore.yaml", "lore/")
     for path in sorted(folder.glob("npcs/*.yaml")):
         symbols |= flatten(read_yaml(path), str(path), f"npcs/{path.stem}/")
     topics = {"yes": "mass"}

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from roles.corpus.cast import Character
 from roles.corpus.draw import Draw
 from roles.corpus.facts import Fact, Relations
 from roles.prompt import Notes, npc_system, offer, reply, turn
 
-Row = dict[str, object]
+Row = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -21,7 +22,9 @@ class Stock:
         intents: small talk by name (talk.yaml).
         goals: what a director may ask, by name: its slots and when it is done (goals.yaml).
         actions: what a game may offer, by name: arguments to kinds (actions.yaml).
-        moods: every mood with lines of its own.
+        moods: every mood that may be noted.
+        spelled: whether actions and their arguments go by any of many spellings, or by the
+            world's own.
     """
 
     relations: Relations
@@ -32,6 +35,7 @@ class Stock:
     goals_instead: frozenset[str]
     actions: dict[str, dict[str, str]]
     moods: Sequence[str]
+    spelled: bool = True
 
 
 @dataclass(kw_only=True, slots=True)
@@ -188,7 +192,7 @@ class Conversation:
             coloured = draw.chance(strong if not line.own else strong * 0.5)
             if coloured:
                 piece = self._coloured(mood, where)
-            elif not line.own and draw.chance(0.5):
+            elif not line.own and draw.chance(self.me.colour):
                 piece = self._flavoured(where)
             else:
                 piece = ""
@@ -226,10 +230,11 @@ def untidy(draw: Draw, text: str) -> str:
 def some_offer(draw: Draw, stock: Stock) -> tuple[str, str, str, dict[str, list[str]]]:
     """An offer: the kind of action, as offered, its name in this game, its arguments' choices."""
     kind = draw.choice(list(stock.actions))
-    name = draw.pick(f"{kind}/name")
+    name = draw.pick(f"{kind}/name") if stock.spelled else kind
     choices = {}
     for argument, phrase in stock.actions[kind].items():
-        spelling = draw.pick(f"{kind}/arg_name") if draw.has(f"{kind}/arg_name") else argument
+        spelled = stock.spelled and draw.has(f"{kind}/arg_name")
+        spelling = draw.pick(f"{kind}/arg_name") if spelled else argument
         choices[spelling] = draw.phrases(phrase, draw.choice([1, 1, 2, 3]))
     free_text = draw.chance(0.2)
     shown = offer(name, {key: () if free_text else texts for key, texts in choices.items()})
