@@ -229,6 +229,7 @@ class Engine:
         token_ids: list[int] = []
         positions: list[int] = []
         rows: list[int] = []
+        slots: list[int] = []
         runs: list[Run] = []
         wanted: list[int] = []
         for sequence, length in plan:
@@ -238,6 +239,7 @@ class Engine:
             token_ids += sequence.token_ids[first : first + length]
             positions += range(first, first + length)
             rows += [sequence.row] * length
+            slots += [sequence.slot] * length
             if length == sequence.num_pending:
                 wanted.append(len(token_ids) - 1)
         device = self.base.device
@@ -245,6 +247,7 @@ class Engine:
             token_ids=torch.tensor(token_ids, device=device),
             positions=torch.tensor(positions, device=device),
             rows=torch.tensor(rows, device=device),
+            slots=torch.tensor(slots, device=device),
             runs=runs,
             plan=SlotPlan(runs, device, skip_zero=self.base.bank.optional),
             wanted=torch.tensor(wanted, dtype=torch.long, device=device),

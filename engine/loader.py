@@ -17,6 +17,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from engine.architecture import DEFAULT_CONTEXT, Architecture, read_architecture, rotary_tables
+from engine.compiled import LANES, CompiledDecoder, Packed, PackedLayer, can_compile, pack
 from engine.config import EngineConfig, Quantization
 from engine.errors import BaseModelError
 from engine.kv_cache import KVCache
@@ -34,7 +35,7 @@ class LoadedBase:
     digest: str
     architecture: Architecture
     quantization: Quantization
-    decoder: Decoder
+    decoder: Decoder | CompiledDecoder
     bank: Bank
     cache: KVCache
     eos_ids: frozenset[int]
@@ -170,22 +171,19 @@ def load_base(config: EngineConfig) -> LoadedBase:
         raise BaseModelError(
             f"context_tokens is {length}; {folder.name} was made for {shape.context_tokens}"
         )
-    cache = KVCache(shape, config.max_rows, length, dtype, device)
+    compiled = config.compiled and quantization == "int8" and can_compile(shape)
+    # The kernels read adapters, keys and values as bf16, and ranks in whole vectors.
+    kept = torch.bfloat16 if compiled else dtype
+    max_rank = -(-config.max_rank // LANES) * LANES if compiled else config.max_rank
+    cache = KVCache(shape, config.max_rows, length, kept, device)
     tables = [table.to(device) for table in rotary_tables(hf_config, shape, length)]
     with ExitStack() as stack:
         files = WeightFiles(folder, stack)
         digest = file_digest([folder / "config.json", *files.paths])
-        bank = LoraBank(shape, config.adapter_slots, config.max_rank, digest, dtype, device)
+        bank = LoraBank(shape, config.adapter_slots, max_rank, digest, kept, device)
         builder = _Builder(shape, files, config, quantization, dtype, device, bank)
-        decoder = Decoder(
-            shape,
-            embed=Embedding(builder.embedding, dtype),
-            layers=list(builder.layers()),
-            norm=builder.norm("model.norm.weight", shape.hidden_size),
-            head=Head(builder.head()),
-            rotary=tables,
-            cache=cache,
-        )
+        make = builder.compiled_decoder if compiled else builder.decoder
+        decoder = make(tables, cache)
     return LoadedBase(
         folder=folder,
         digest=digest,
@@ -229,77 +227,116 @@ class _Builder:
     def _get(self, name: str, *shape: int) -> Tensor:
         return self._files.get(name, shape).to(device=self._device, dtype=self._dtype)
 
-    def norm(self, name: str, size: int) -> StepFunction:
-        weight = self._get(name, size)
-        return RmsNorm(weight + 1 if self._shape.norm_offset else weight, self._shape.norm_eps)
-
-    def head(self) -> Linear:
-        # Transformers leaves the head out of 4-bit quantisation, and so must we to be exact.
+    def decoder(self, rotary: list[Tensor], cache: KVCache) -> Decoder:
+        """The decoder in torch."""
+        shape = self._shape
         kind = "none" if self._quantization == "nf4" else self._quantization
-        shape = (self._shape.vocab_size, self._shape.hidden_size)
-        tied = self._shape.tied or "lm_head.weight" not in self._files
-        return make_linear(
-            self.embedding if tied else self._get("lm_head.weight", *shape), None, kind
+        # Transformers leaves the head out of 4-bit quantisation, and so must we to be exact.
+        return Decoder(
+            shape,
+            embed=Embedding(self.embedding, self._dtype),
+            layers=[self._layer(number) for number in range(shape.num_layers)],
+            norm=self._norm("model.norm", shape.hidden_size),
+            head=Head(make_linear(self._head_weight(), None, kind)),
+            rotary=rotary,
+            cache=cache,
         )
 
-    def layers(self) -> Iterator[Layer]:
-        for number in range(self._shape.num_layers):
-            yield self._layer(number)
+    def compiled_decoder(self, rotary: list[Tensor], cache: KVCache) -> CompiledDecoder:
+        """The decoder in C."""
+        shape = self._shape
+        return CompiledDecoder(
+            shape,
+            embedding=self.embedding.to(torch.bfloat16).contiguous(),
+            layers=[self._packed_layer(number) for number in range(shape.num_layers)],
+            norm=self._norm_weight("model.norm", shape.hidden_size),
+            head=pack(self._head_weight(), None),
+            rotary=rotary,
+            cache=cache,
+            bank=self._bank,
+        )
+
+    def _norm_weight(self, name: str, size: int) -> Tensor:
+        weight = self._get(f"{name}.weight", size)
+        return weight + 1 if self._shape.norm_offset else weight
+
+    def _norm(self, name: str, size: int) -> StepFunction:
+        return RmsNorm(self._norm_weight(name, size), self._shape.norm_eps)
+
+    def _head_weight(self) -> Tensor:
+        tied = self._shape.tied or "lm_head.weight" not in self._files
+        shape = (self._shape.vocab_size, self._shape.hidden_size)
+        return self.embedding if tied else self._get("lm_head.weight", *shape)
 
     def _layer(self, number: int) -> Layer:
         shape, prefix = self._shape, f"model.layers.{number}."
         hidden, head = shape.hidden_size, shape.head_dim
 
-        def norm(name: str, size: int) -> StepFunction:
-            return self.norm(f"{prefix}{name}.weight", size)
+        def norm(name: str, size: int, wanted: bool = True) -> StepFunction | None:
+            return self._norm(prefix + name, size) if wanted else None
 
         before_mlp = "pre_feedforward_layernorm" if shape.sandwich else "post_attention_layernorm"
         return Layer(
-            attention_norm=norm("input_layernorm", hidden),
+            attention_norm=self._norm(f"{prefix}input_layernorm", hidden),
             qkv=self._linear(number, "qkv"),
             o=self._linear(number, "o"),
-            mlp_norm=norm(before_mlp, hidden),
+            mlp_norm=self._norm(prefix + before_mlp, hidden),
             gate_up=self._linear(number, "gate_up"),
             down=self._linear(number, "down"),
-            q_norm=norm("self_attn.q_norm", head) if shape.qk_norm else None,
-            k_norm=norm("self_attn.k_norm", head) if shape.qk_norm else None,
-            after_attention_norm=(
-                norm("post_attention_layernorm", hidden) if shape.sandwich else None
-            ),
-            after_mlp_norm=norm("post_feedforward_layernorm", hidden) if shape.sandwich else None,
+            q_norm=norm("self_attn.q_norm", head, shape.qk_norm),
+            k_norm=norm("self_attn.k_norm", head, shape.qk_norm),
+            after_attention_norm=norm("post_attention_layernorm", hidden, shape.sandwich),
+            after_mlp_norm=norm("post_feedforward_layernorm", hidden, shape.sandwich),
+        )
+
+    def _packed_layer(self, number: int) -> PackedLayer:
+        shape, prefix = self._shape, f"model.layers.{number}."
+
+        def packed(site: str) -> Packed:
+            return pack(*self._fused(number, site), interleave=site == "gate_up")
+
+        def head_norm(name: str) -> Tensor | None:
+            name = f"{prefix}self_attn.{name}"
+            return self._norm_weight(name, shape.head_dim) if shape.qk_norm else None
+
+        return PackedLayer(
+            attention_norm=self._norm_weight(f"{prefix}input_layernorm", shape.hidden_size),
+            mlp_norm=self._norm_weight(f"{prefix}post_attention_layernorm", shape.hidden_size),
+            q_norm=head_norm("q_norm"),
+            k_norm=head_norm("k_norm"),
+            qkv=packed("qkv"),
+            o=packed("o"),
+            gate_up=packed("gate_up"),
+            down=packed("down"),
         )
 
     def _linear(self, number: int, site: str) -> AdaptedLinear:
-        found = self._bank.sites[site]
-        names = [f"model.layers.{number}.{part.name}" for part in found.parts]
-        sizes = [part.size for part in found.parts]
-        weights = [
-            self._get(f"{name}.weight", size, found.in_size)
-            for name, size in zip(names, sizes, strict=True)
-        ]
+        base: Linear
         if self._quantization == "nf4":
             # Blocks of 64 must not straddle two modules, or they would differ from training.
-            base: Linear = _SideBySide(
-                [
-                    make_linear(w, self._bias(n, s), "nf4")
-                    for w, n, s in zip(weights, names, sizes, strict=True)
-                ]
-            )
+            parts = [make_linear(w, b, "nf4") for w, b in self._tensors(number, site)]
+            base = _SideBySide(parts)
         else:
-            if self._nf4_rounded:
-                weights = [round_nf4(weight) for weight in weights]
-            biases = [self._bias(name, size) for name, size in zip(names, sizes, strict=True)]
-            bias = None
-            if any(b is not None for b in biases):
-                zeros = [weights[0].new_zeros(size) for size in sizes]
-                bias = torch.cat(
-                    [z if b is None else b for b, z in zip(biases, zeros, strict=True)]
-                )
-            base = make_linear(torch.cat(weights), bias, self._quantization)
+            base = make_linear(*self._fused(number, site), self._quantization)
         return AdaptedLinear(base, self._bank, number, site)
 
-    def _bias(self, name: str, size: int) -> Tensor | None:
-        return self._get(f"{name}.bias", size) if f"{name}.bias" in self._files else None
+    def _fused(self, number: int, site: str) -> tuple[Tensor, Tensor | None]:
+        """A site's weights and biases as one product."""
+        tensors = list(self._tensors(number, site))
+        weights = [round_nf4(w) if self._nf4_rounded else w for w, _ in tensors]
+        if all(bias is None for _, bias in tensors):
+            return torch.cat(weights), None
+        biases = [w.new_zeros(w.shape[0]) if bias is None else bias for w, bias in tensors]
+        return torch.cat(weights), torch.cat(biases)
+
+    def _tensors(self, number: int, site: str) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """Weight and bias of each module fused into a site."""
+        found = self._bank.sites[site]
+        for part in found.parts:
+            name = f"model.layers.{number}.{part.name}"
+            has_bias = f"{name}.bias" in self._files
+            bias = self._get(f"{name}.bias", part.size) if has_bias else None
+            yield self._get(f"{name}.weight", part.size, found.in_size), bias
 
 
 class _SideBySide:

@@ -67,6 +67,7 @@ class LoraBank:
 
     Attributes:
         optional: requests may do without an adapter; their tokens are left out of the plan.
+        version: counts up when a stack is allocated, as pointers to stacks then change.
     """
 
     optional = True
@@ -83,6 +84,7 @@ class LoraBank:
         self.sites = adapter_sites(shape)
         self.num_slots, self.max_rank, self.num_layers = num_slots, max_rank, shape.num_layers
         self._base_digest, self._dtype, self._device = base_digest, dtype, device
+        self.version = 0
         # Memory is taken for a site only once an adapter changes it.
         self.a: dict[str, Tensor] = {}  # [layers, slots + 1, in, parts * max_rank]
         self.b: dict[str, list[Tensor]] = {}  # one [layers, slots + 1, max_rank, out] per part
@@ -169,6 +171,7 @@ class LoraBank:
         }
 
     def _allocate(self, site: str) -> None:
+        self.version += 1
         found, lead = self.sites[site], (self.num_layers, self.num_slots + 1)
         width = len(found.parts) * self.max_rank
 

@@ -26,7 +26,7 @@ class Step:
     """Everything the layers need to know about a step.
 
     Attributes:
-        token_ids, positions, rows: one entry per token, int64 [N].
+        token_ids, positions, rows, slots: one entry per token, int64 [N].
         runs: the tokens by sequence.
         plan: how tokens meet slotted weights.
         wanted: tokens whose logits are asked for, int64 [M].
@@ -35,6 +35,7 @@ class Step:
     token_ids: Tensor
     positions: Tensor
     rows: Tensor
+    slots: Tensor
     runs: Sequence[Run]
     plan: SlotPlan
     wanted: Tensor

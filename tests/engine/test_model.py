@@ -103,6 +103,7 @@ def test_logits_equal_transformers_within_a_ten_thousandth(
         token_ids=torch.tensor(token_ids),
         positions=torch.arange(length),
         rows=torch.zeros(length, dtype=torch.long),
+        slots=torch.zeros(length, dtype=torch.long),
         runs=runs,
         plan=SlotPlan(runs, torch.device("cpu"), skip_zero=True),
         wanted=torch.arange(length),

@@ -1,0 +1,230 @@
+"""The decoder's forward pass in C: the same step as engine/model.py, for int8 on a CPU."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from engine import kernels
+from engine.architecture import Architecture
+from engine.kv_cache import KVCache
+from engine.linear import quantize_rows
+from engine.lora import LoraBank
+from engine.model import Step
+
+LANES = 16
+HEAD_VECTORS = (1, 2, 4, 6, 8, 16)  # head sizes the attention kernel is compiled for, in lanes
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """An int8 weight as the kernels read it; `weight` uint8 [out / 32, in / 4, 2, 16, 4]."""
+
+    weight: Tensor
+    scale: Tensor
+    bias: Tensor | None
+    in_size: int
+    out_size: int
+
+    def describe(self) -> kernels.Matrix:
+        """Pointers to it."""
+        bias = None if self.bias is None else self.bias.data_ptr()
+        return kernels.Matrix(
+            self.weight.data_ptr(), self.scale.data_ptr(), bias, self.in_size, self.out_size
+        )
+
+
+def pack(weight: Tensor, bias: Tensor | None, *, interleave: bool = False) -> Packed:
+    """Quantise and lay out a weight [out, in]; outputs are padded to a multiple of 32.
+
+    Args:
+        interleave: the first half of the outputs gates the second: put 16 of one beside 16 of
+            the other, so that a tile holds both.
+    """
+    quantized, scale = quantize_rows(weight)
+    out, size = quantized.shape
+    if interleave:
+        order = torch.arange(out).view(2, out // 2 // LANES, LANES).transpose(0, 1).reshape(-1)
+        quantized, scale = quantized[order], scale[order]
+        bias = None if bias is None else bias[order]
+    padded = -(-out // 32) * 32
+    if padded > out:
+        quantized = torch.cat((quantized, quantized.new_zeros(padded - out, size)))
+        scale = torch.cat((scale, scale.new_zeros(padded - out)))
+        bias = None if bias is None else torch.cat((bias, bias.new_zeros(padded - out)))
+    unsigned = (quantized.to(torch.int16) + 128).to(torch.uint8)
+    tiles = unsigned.view(padded // 32, 2, LANES, size // 4, 4).permute(0, 3, 1, 2, 4)
+    bias = None if bias is None else bias.float().contiguous()
+    return Packed(tiles.contiguous(), scale.contiguous(), bias, size, padded)
+
+
+def can_compile(shape: Architecture) -> bool:
+    """Whether the kernels cover this architecture, and this machine can have them."""
+    sizes = (shape.hidden_size, shape.q_size, shape.kv_size, shape.intermediate_size)
+    fits = (
+        all(size % 32 == 0 for size in sizes)
+        and shape.head_dim % LANES == 0
+        and shape.head_dim // LANES in HEAD_VECTORS
+        and not shape.sandwich
+        and shape.num_heads % shape.num_kv_heads == 0
+    )
+    return fits and kernels.load_library() is not None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PackedLayer:
+    """One layer's weights: packed products, fp32 norms, and whether heads are normed."""
+
+    attention_norm: Tensor
+    mlp_norm: Tensor
+    q_norm: Tensor | None
+    k_norm: Tensor | None
+    qkv: Packed
+    o: Packed
+    gate_up: Packed
+    down: Packed
+
+
+class CompiledDecoder:
+    """What Decoder is, in one call of C per step.
+
+    Args:
+        embedding: bf16 [vocabulary, hidden].
+        cache: bf16, so that a step reads half the bytes.
+    """
+
+    def __init__(
+        self,
+        shape: Architecture,
+        *,
+        embedding: Tensor,
+        layers: Sequence[PackedLayer],
+        norm: Tensor,
+        head: Packed,
+        rotary: Sequence[Tensor],
+        cache: KVCache,
+        bank: LoraBank,
+    ) -> None:
+        self.architecture, self.cache = shape, cache
+        self._library: Any = kernels.load_library()
+        self._bank, self._bank_version = bank, -1
+        self._embedding, self._layers, self._norm, self._head = embedding, layers, norm, head
+        self._rotary = [table.contiguous() for table in rotary]
+        self._described = (kernels.Layer * len(layers))()
+        self._model = self._describe_model()
+        self._space: dict[str, Tensor] = {}
+        self._room = (0, 0)
+
+    def forward(self, step: Step) -> Tensor:
+        """Write the step's keys and values; logits of the wanted tokens, fp32 [M, vocabulary].
+
+        The result is overwritten by the next step.
+        """
+        if self._bank_version != self._bank.version:
+            self._describe_layers()
+        tokens, wanted = len(step.token_ids), len(step.wanted)
+        self._reserve(tokens, wanted)
+        space = {name: tensor.data_ptr() for name, tensor in self._space.items()}
+        self._model.threads = torch.get_num_threads()
+        described = kernels.Step(
+            tokens=tokens,
+            wanted=wanted,
+            token_ids=step.token_ids.data_ptr(),
+            positions=step.positions.data_ptr(),
+            rows=step.rows.data_ptr(),
+            slots=step.slots.data_ptr(),
+            wanted_tokens=step.wanted.data_ptr(),
+            **space,
+        )
+        self._library.run_step(ctypes.byref(self._model), ctypes.byref(described))
+        return self._space["logits"][:wanted, : self.architecture.vocab_size]
+
+    def _describe_model(self) -> kernels.Model:
+        shape = self.architecture
+        return kernels.Model(
+            layers=shape.num_layers,
+            hidden=shape.hidden_size,
+            heads=shape.num_heads,
+            kv_heads=shape.num_kv_heads,
+            head_dim=shape.head_dim,
+            wide=shape.intermediate_size,
+            half=self._rotary[0].shape[2],
+            rank=self._bank.max_rank,
+            time=self.cache.length,
+            gelu=int(shape.activation == "gelu"),
+            threads=torch.get_num_threads(),
+            eps=shape.norm_eps,
+            attention_scale=shape.attention_scale,
+            embed_scale=shape.embed_scale,
+            embedding=self._embedding.data_ptr(),
+            norm=self._norm.data_ptr(),
+            head=self._head.describe(),
+            layer=self._described,
+        )
+
+    def _describe_layers(self) -> None:
+        """Point at weights and adapter stacks; again whenever the bank takes new memory."""
+        shape = self.architecture
+        for number, layer in enumerate(self._layers):
+            q_norm, k_norm = layer.q_norm, layer.k_norm
+            self._described[number] = kernels.Layer(
+                attention_norm=layer.attention_norm.data_ptr(),
+                mlp_norm=layer.mlp_norm.data_ptr(),
+                q_norm=None if q_norm is None else q_norm.data_ptr(),
+                k_norm=None if k_norm is None else k_norm.data_ptr(),
+                qkv=layer.qkv.describe(),
+                o=layer.o.describe(),
+                gate_up=layer.gate_up.describe(),
+                down=layer.down.describe(),
+                adapt_qkv=self._describe_site(number, "qkv"),
+                adapt_o=self._describe_site(number, "o"),
+                adapt_gate_up=self._describe_site(number, "gate_up"),
+                adapt_down=self._describe_site(number, "down"),
+                keys=self.cache.keys[number].data_ptr(),
+                values=self.cache.values[number].data_ptr(),
+                rotary=self._rotary[shape.rope_layers[number]].data_ptr(),
+                window=shape.windows[number],
+            )
+        self._bank_version = self._bank.version
+
+    def _describe_site(self, layer: int, site: str) -> kernels.Site:
+        parts = self._bank.sites[site].parts
+        described = kernels.Site(parts=len(parts))
+        starts = [part.start for part in parts] + [parts[-1].start + parts[-1].size]
+        for number, start in enumerate(starts):
+            described.starts[number] = start
+        if site in self._bank.a:
+            described.a = self._bank.a[site][layer].data_ptr()
+            for number, b in enumerate(self._bank.b[site]):
+                described.b[number] = b[layer].data_ptr()
+        return described
+
+    def _reserve(self, tokens: int, wanted: int) -> None:
+        """Make room for a step; kept for the next ones."""
+        if tokens <= self._room[0] and wanted <= self._room[1]:
+            return
+        tokens, wanted = max(tokens, self._room[0]), max(wanted, self._room[1])
+        shape = self.architecture
+        hidden, q, wide = shape.hidden_size, shape.q_size, shape.intermediate_size
+        widest = max(hidden, q, wide)
+        kinds = {"quantized": torch.int8, "sums": torch.int32}
+        sizes = {
+            "x": (tokens, hidden),
+            "y": (tokens, max(q + 2 * shape.kv_size, widest)),
+            "attended": (tokens, q),
+            "inner": (tokens, 3 * self._bank.max_rank),
+            "scale": (tokens,),
+            "logits": (wanted, self._head.out_size),
+            "quantized": (tokens, widest),
+            "sums": (tokens,),
+        }
+        self._space = {
+            name: torch.empty(size, dtype=kinds.get(name, torch.float32))
+            for name, size in sizes.items()
+        }
+        self._room = (tokens, wanted)

@@ -1,0 +1,404 @@
+/* One step of an int8 decoder on a CPU: every layer, all tokens of all requests, one call.
+
+   A token's numbers depend on that token alone: int8 sums are exact, and every floating-point
+   sum runs over one token's own values in a fixed order. So logits are the same bits whatever
+   else is in the step, however a prompt was cut into chunks, and whether it came from a cache.
+
+   Layouts (all multiples of the 16 lanes that a vector holds):
+     weights   uint8 [out/32][in/4][32][4], value + 128; one scale per output
+     adapters  bf16 A [slots][in][parts * rank], B [slots][rank][out of the part]
+     keys, values  bf16 [rows][kv_heads][time][head_dim] per layer
+   Vectors are GCC's, which Clang has too; only the int8 dot product names an instruction set. */
+
+#include <math.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#if defined(__AVX512F__) || defined(__AVXVNNI__)
+#include <immintrin.h>
+#endif
+
+#define LANES 16
+typedef float vf __attribute__((vector_size(64), aligned(4)));
+typedef int32_t vi __attribute__((vector_size(64), aligned(4)));
+typedef uint32_t vu __attribute__((vector_size(64), aligned(4)));
+typedef uint16_t vh __attribute__((vector_size(32), aligned(2)));
+
+typedef struct {
+    const uint8_t *weight;
+    const float *scale, *bias; /* bias may be null */
+    int64_t in, out;
+} Matrix;
+
+typedef struct {
+    const uint16_t *a, *b[3]; /* a is null where no adapter changes this product */
+    int64_t parts, starts[4];
+} Site;
+
+typedef struct {
+    const float *attention_norm, *mlp_norm, *q_norm, *k_norm; /* the last two may be null */
+    Matrix qkv, o, gate_up, down;
+    Site adapt_qkv, adapt_o, adapt_gate_up, adapt_down;
+    uint16_t *keys, *values;
+    const float *rotary; /* [time][2][half] */
+    int64_t window;
+} Layer;
+
+typedef struct {
+    int64_t layers, hidden, heads, kv_heads, head_dim, wide, half, rank, time, gelu, threads;
+    float eps, attention_scale, embed_scale;
+    const uint16_t *embedding;
+    const float *norm;
+    Matrix head;
+    const Layer *layer;
+} Model;
+
+typedef struct {
+    int64_t tokens, wanted;
+    const int64_t *token_ids, *positions, *rows, *slots, *wanted_tokens;
+    float *x, *y, *attended, *inner, *scale, *logits;
+    int8_t *quantized;
+    int32_t *sums;
+} Step;
+
+static inline vf load(const float *p) { return *(const vf *)p; }
+static inline void store(float *p, vf v) { *(vf *)p = v; }
+static inline vf load_bf16(const uint16_t *p) {
+    return (vf)(__builtin_convertvector(*(const vh *)p, vu) << 16);
+}
+static inline void store_bf16(uint16_t *p, vf v) { /* round to nearest even */
+    vu bits = (vu)v;
+    bits += 0x7fff + ((bits >> 16) & 1);
+    *(vh *)p = __builtin_convertvector(bits >> 16, vh);
+}
+static inline vf choose(vi mask, vf yes, vf no) {
+    return (vf)((mask & (vi)yes) | (~mask & (vi)no));
+}
+static inline float total(vf v) {
+#ifdef __AVX512F__
+    return _mm512_reduce_add_ps((__m512)v);
+#else
+    float sum = 0;
+    for (int i = 0; i < LANES; i++) sum += v[i];
+    return sum;
+#endif
+}
+
+/* exp by 2^n * polynomial (Cephes' coefficients); good to about 1e-7 for x in [-87, 87]. */
+static inline vf exponential(vf x) {
+    const vf low = x * 0 - 87.0f, high = x * 0 + 87.0f;
+    x = choose(x < low, low, x);
+    x = choose(x > high, high, x);
+    vf n = x * 1.44269504f;
+    vi whole = __builtin_convertvector(n + choose(n < 0, x * 0 - 0.5f, x * 0 + 0.5f), vi);
+    n = __builtin_convertvector(whole, vf);
+    vf r = x - n * 0.693359375f + n * 2.12194440e-4f;
+    vf p = r * 1.9875691500e-4f + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * r * r + r + 1.0f;
+    return p * (vf)((whole + 127) << 23);
+}
+
+/* acc += four unsigned weights of each of 16 outputs times four signed activations. */
+static inline vi dot4(vi acc, const uint8_t *w, int32_t four) {
+#if defined(__AVX512VNNI__)
+    return (vi)_mm512_dpbusd_epi32((__m512i)acc, _mm512_loadu_si512(w), _mm512_set1_epi32(four));
+#elif defined(__AVXVNNI__)
+    __m256i halves[2], a = _mm256_set1_epi32(four);
+    memcpy(halves, &acc, 64);
+    for (int i = 0; i < 2; i++)
+        halves[i] = _mm256_dpbusd_avx_epi32(
+            halves[i], _mm256_loadu_si256((const __m256i *)(w + 32 * i)), a);
+    memcpy(&acc, halves, 64);
+    return acc;
+#else
+    const int8_t *a = (const int8_t *)&four;
+    for (int i = 0; i < LANES; i++)
+        acc[i] += w[4 * i] * a[0] + w[4 * i + 1] * a[1] + w[4 * i + 2] * a[2] + w[4 * i + 3] * a[3];
+    return acc;
+#endif
+}
+
+typedef enum { STORE, ADD, GATE } Ending;
+
+/* Everything a product needs beyond its weights. */
+typedef struct {
+    const Matrix *matrix;
+    const Site *site;
+    const Model *model;
+    const Step *step;
+    float *out;
+    int64_t tokens, stride;
+    Ending ending;
+} Product;
+
+/* An adapter's share of 16 outputs: rank rows of B times the token's inner values. */
+static inline vf adapt(const Product *p, int64_t token, int64_t part, int64_t column, vf sum) {
+    const int64_t rank = p->model->rank, slot = p->step->slots[token];
+    const int64_t width = p->site->starts[part + 1] - p->site->starts[part];
+    const uint16_t *b = p->site->b[part] + slot * rank * width + column - p->site->starts[part];
+    const float *inner = p->step->inner + (token * p->site->parts + part) * rank;
+    for (int64_t r = 0; r < rank; r++) sum += inner[r] * load_bf16(b + r * width);
+    return sum;
+}
+
+/* Not inlined: one copy of the code, so one order of rounding, for tiles of any height. */
+static __attribute__((noinline)) vf finish(const Product *p, int64_t token, int64_t output, int64_t row, vi acc) {
+    vf sum = __builtin_convertvector(acc - 128 * p->step->sums[token], vf);
+    sum = sum * load(p->matrix->scale + row) * p->step->scale[token];
+    if (p->matrix->bias) sum += load(p->matrix->bias + row);
+    if (p->site && p->site->a && p->step->slots[token]) {
+        int64_t part = 0;
+        while (output >= p->site->starts[part + 1]) part++;
+        sum = adapt(p, token, part, output, sum);
+    }
+    return sum;
+}
+
+static inline vf activate(vf gate, int64_t gelu) {
+    if (gelu) { /* x * sigmoid(2u) is the tanh form of GELU */
+        vf u = 0.7978845608f * (gate + 0.044715f * gate * gate * gate);
+        return gate / (1.0f + exponential(-2.0f * u));
+    }
+    return gate / (1.0f + exponential(-gate));
+}
+
+/* 32 outputs of `count` tokens; count is a constant after inlining. */
+static inline __attribute__((always_inline)) void tile(
+    const Product *p, int64_t block, int64_t first, const int count) {
+    const int64_t in = p->matrix->in;
+    const uint8_t *w = p->matrix->weight + block * 32 * in;
+    const int8_t *a = p->step->quantized + first * in;
+    vi low[8], high[8];
+    for (int m = 0; m < count; m++) low[m] = high[m] = (vi){0};
+    for (int64_t k = 0; k < in; k += 4, w += 128)
+        for (int m = 0; m < count; m++) {
+            int32_t four;
+            memcpy(&four, a + m * in + k, 4);
+            low[m] = dot4(low[m], w, four);
+            high[m] = dot4(high[m], w + 64, four);
+        }
+    for (int m = 0; m < count; m++) {
+        const int64_t token = first + m, row = block * 32;
+        if (p->ending == GATE) { /* weights are interleaved: 16 of the gate, 16 of the other */
+            const int64_t column = block * 16, wide = p->model->wide;
+            vf gate = finish(p, token, column, row, low[m]);
+            vf up = finish(p, token, wide + column, row + 16, high[m]);
+            store(p->out + token * p->stride + column, activate(gate, p->model->gelu) * up);
+            continue;
+        }
+        float *out = p->out + token * p->stride + row;
+        vf left = finish(p, token, row, row, low[m]);
+        vf right = finish(p, token, row + 16, row + 16, high[m]);
+        if (p->ending == ADD) {
+            left += load(out);
+            right += load(out + 16);
+        }
+        store(out, left);
+        store(out + 16, right);
+    }
+}
+
+/* Outputs are shared among threads; a thread's weights stay in its cache for all tokens. */
+static void multiply(const Product *p) {
+    const int64_t blocks = p->matrix->out / 32;
+#pragma omp for schedule(static)
+    for (int64_t block = 0; block < blocks; block++) {
+        int64_t token = 0;
+        for (; token + 8 <= p->tokens; token += 8) tile(p, block, token, 8);
+        for (; token + 4 <= p->tokens; token += 4) tile(p, block, token, 4);
+        for (; token + 2 <= p->tokens; token += 2) tile(p, block, token, 2);
+        for (; token < p->tokens; token++) tile(p, block, token, 1);
+    }
+}
+
+/* A token's values to int8 with a scale of its own, and their sum for the weights' offset. */
+static void quantize(const Step *s, int64_t token, const float *x, int64_t size) {
+    vf top = {0};
+    for (int64_t i = 0; i < size; i += LANES) {
+        vf size_of = (vf)((vi)load(x + i) & 0x7fffffff);
+        top = choose(size_of > top, size_of, top);
+    }
+    float most = 1e-12f;
+    for (int i = 0; i < LANES; i++) most = top[i] > most ? top[i] : most;
+    const float scale = most / 127.0f, inverse = 127.0f / most;
+    int8_t *q = s->quantized + token * size;
+    int32_t sum = 0;
+    for (int64_t i = 0; i < size; i++) {
+        q[i] = (int8_t)lrintf(x[i] * inverse);
+        sum += q[i];
+    }
+    s->scale[token] = scale;
+    s->sums[token] = sum;
+}
+
+/* inner = x A for the token's slot; four accumulators hide the latency. */
+static void shrink(const Model *m, const Step *s, const Site *site, int64_t token, const float *x,
+                   int64_t size) {
+    const int64_t slot = s->slots[token], width = site->parts * m->rank;
+    if (!site->a || !slot) return;
+    const uint16_t *a = site->a + slot * size * width;
+    float *inner = s->inner + token * width;
+    for (int64_t column = 0; column < width; column += LANES) {
+        vf sum[4] = {{0}, {0}, {0}, {0}};
+        for (int64_t k = 0; k < size; k += 4)
+            for (int u = 0; u < 4; u++) sum[u] += x[k + u] * load_bf16(a + (k + u) * width + column);
+        store(inner + column, (sum[0] + sum[1]) + (sum[2] + sum[3]));
+    }
+}
+
+static void norm(float *out, const float *x, const float *weight, int64_t size, float eps) {
+    vf squares = {0};
+    for (int64_t i = 0; i < size; i += LANES) squares += load(x + i) * load(x + i);
+    const float factor = 1.0f / sqrtf(total(squares) / size + eps);
+    for (int64_t i = 0; i < size; i += LANES) store(out + i, load(x + i) * factor * load(weight + i));
+}
+
+/* Make the tokens ready for a product: norm where there is one, adapters' first half, int8. */
+static void prepare(const Model *m, const Step *s, const Site *site, const float *x,
+                    const float *weight, int64_t tokens, int64_t size) {
+#pragma omp for schedule(static)
+    for (int64_t token = 0; token < tokens; token++) {
+        const float *from = x + token * size;
+        float normed[weight ? size : 1];
+        if (weight) {
+            norm(normed, from, weight, size, m->eps);
+            from = normed;
+        }
+        if (site) shrink(m, s, site, token, from, size);
+        quantize(s, token, from, size);
+    }
+}
+
+static void rotate(float *x, const float *turn, int64_t half) {
+    for (int64_t i = 0; i < half; i++) {
+        const float first = x[i], second = x[half + i];
+        x[i] = first * turn[i] - second * turn[half + i];
+        x[half + i] = second * turn[i] + first * turn[half + i];
+    }
+}
+
+/* Norm and turn queries and keys in place; store keys and values as bf16. */
+static void remember(const Model *m, const Layer *layer, const Step *s) {
+    const int64_t dim = m->head_dim, q = m->heads * dim, kv = m->kv_heads * dim;
+#pragma omp for schedule(static)
+    for (int64_t token = 0; token < s->tokens; token++) {
+        float *y = s->y + token * (q + 2 * kv);
+        const int64_t position = s->positions[token];
+        const float *turn = layer->rotary + position * 2 * m->half;
+        for (int64_t head = 0; head < m->heads + m->kv_heads; head++) {
+            const float *weight = head < m->heads ? layer->q_norm : layer->k_norm;
+            if (weight) norm(y + head * dim, y + head * dim, weight, dim, m->eps);
+            rotate(y + head * dim, turn, m->half);
+        }
+        for (int64_t head = 0; head < m->kv_heads; head++) {
+            const int64_t at =
+                ((s->rows[token] * m->kv_heads + head) * m->time + position) * dim;
+            for (int64_t i = 0; i < dim; i += LANES) {
+                store_bf16(layer->keys + at + i, load(y + q + head * dim + i));
+                store_bf16(layer->values + at + i, load(y + q + kv + head * dim + i));
+            }
+        }
+    }
+}
+
+/* One query head over times [first, last); vectors = head_dim / 16, constant after inlining. */
+static inline __attribute__((always_inline)) void attend(
+    const float *q, const uint16_t *keys, const uint16_t *values, float *scores, float *out,
+    int64_t first, int64_t last, float scale, const int vectors) {
+    const int64_t dim = vectors * LANES;
+    vf query[16], sum[16];
+    for (int i = 0; i < vectors; i++) query[i] = load(q + i * LANES) * scale;
+    float most = -3e38f;
+    for (int64_t t = first; t < last; t++) {
+        vf dot = query[0] * load_bf16(keys + t * dim);
+        for (int i = 1; i < vectors; i++) dot += query[i] * load_bf16(keys + t * dim + i * LANES);
+        const float score = total(dot);
+        scores[t - first] = score;
+        most = score > most ? score : most;
+    }
+    const int64_t length = last - first, padded = (length + LANES - 1) / LANES * LANES;
+    for (int64_t i = length; i < padded; i++) scores[i] = most - 200.0f; /* exp gives 1e-38 */
+    vf mass = {0};
+    for (int64_t i = 0; i < padded; i += LANES) {
+        vf e = exponential(load(scores + i) - most);
+        store(scores + i, e);
+        mass += e;
+    }
+    const float inverse = 1.0f / total(mass);
+    for (int i = 0; i < vectors; i++) sum[i] = (vf){0};
+    for (int64_t t = first; t < last; t++) {
+        const float p = scores[t - first];
+        for (int i = 0; i < vectors; i++) sum[i] += p * load_bf16(values + t * dim + i * LANES);
+    }
+    for (int i = 0; i < vectors; i++) store(out + i * LANES, sum[i] * inverse);
+}
+
+static void attention(const Model *m, const Layer *layer, const Step *s, float *scores) {
+    const int64_t dim = m->head_dim, group = m->heads / m->kv_heads;
+    const int64_t width = (m->heads + 2 * m->kv_heads) * dim;
+#pragma omp for schedule(static, 1)
+    for (int64_t task = 0; task < s->tokens * m->kv_heads; task++) {
+        const int64_t token = task / m->kv_heads, kv = task % m->kv_heads;
+        const int64_t last = s->positions[token] + 1;
+        const int64_t first = layer->window && last > layer->window ? last - layer->window : 0;
+        const int64_t at = (s->rows[token] * m->kv_heads + kv) * m->time * dim;
+        const uint16_t *keys = layer->keys + at, *values = layer->values + at;
+        for (int64_t head = kv * group; head < (kv + 1) * group; head++) {
+            const float *q = s->y + token * width + head * dim;
+            float *out = s->attended + (token * m->heads + head) * dim;
+#define ATTEND(n) attend(q, keys, values, scores, out, first, last, m->attention_scale, n)
+            switch (dim / LANES) {
+            case 1: ATTEND(1); break;
+            case 2: ATTEND(2); break;
+            case 4: ATTEND(4); break;
+            case 6: ATTEND(6); break;
+            case 8: ATTEND(8); break;
+            default: ATTEND(16); break; /* the caller lets only these sizes through */
+            }
+        }
+    }
+}
+
+static void run_layer(const Model *m, const Layer *l, const Step *s, float *scores) {
+    const int64_t n = s->tokens, h = m->hidden, q = m->heads * m->head_dim, w = m->wide;
+    const Product qkv = {&l->qkv, &l->adapt_qkv, m, s, s->y, n, l->qkv.out, STORE};
+    const Product o = {&l->o, &l->adapt_o, m, s, s->x, n, h, ADD};
+    const Product gate_up = {&l->gate_up, &l->adapt_gate_up, m, s, s->y, n, w, GATE};
+    const Product down = {&l->down, &l->adapt_down, m, s, s->x, n, h, ADD};
+    prepare(m, s, &l->adapt_qkv, s->x, l->attention_norm, n, h);
+    multiply(&qkv);
+    remember(m, l, s);
+    attention(m, l, s, scores);
+    prepare(m, s, &l->adapt_o, s->attended, NULL, n, q);
+    multiply(&o);
+    prepare(m, s, &l->adapt_gate_up, s->x, l->mlp_norm, n, h);
+    multiply(&gate_up);
+    prepare(m, s, &l->adapt_down, s->y, NULL, n, w);
+    multiply(&down);
+}
+
+/* Compute a step: keys and values are stored, logits of the wanted tokens written. */
+void run_step(const Model *m, const Step *s) {
+    const int64_t h = m->hidden;
+#pragma omp parallel num_threads((int)m->threads)
+    {
+        float *scores = malloc((m->time + LANES) * sizeof(float));
+#pragma omp for schedule(static)
+        for (int64_t token = 0; token < s->tokens; token++)
+            for (int64_t i = 0; i < h; i += LANES)
+                store(s->x + token * h + i,
+                      load_bf16(m->embedding + s->token_ids[token] * h + i) * m->embed_scale);
+        for (int64_t l = 0; l < m->layers; l++) run_layer(m, m->layer + l, s, scores);
+#pragma omp for schedule(static)
+        for (int64_t i = 0; i < s->wanted; i++)
+            memcpy(s->y + i * h, s->x + s->wanted_tokens[i] * h, h * sizeof(float));
+        prepare(m, s, NULL, s->y, m->norm, s->wanted, h);
+        const Product head = {&m->head, NULL, m, s, s->logits, s->wanted, m->head.out, STORE};
+        multiply(&head);
+        free(scores);
+    }
+}
