@@ -1,0 +1,118 @@
+"""A real server on real sockets with a scripted service behind it, and the console on it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from textual.pilot import Pilot
+
+from protocol.server import Server, ServerConfig
+from tests.tui.fakes import WORLD, FakeWorld
+from tui.app import ConsoleApp
+from tui.link import LiveLink
+from tui.page import Page
+from tui.session import Session
+
+NARROW, WIDE = (80, 24), (160, 50)
+PATIENCE_S = 8.0
+
+
+@dataclass
+class Hosted:
+    """A server, what stands behind it, and where its connection file is."""
+
+    world: FakeWorld
+    server: Server
+    connection: Path
+
+    async def start(self) -> None:
+        """Serve; again after `stop`, on other ports."""
+        config = ServerConfig(world=WORLD, connection=self.connection)
+        self.server = Server(self.world, config)
+        await self.server.start()
+        self.world.publish = self.server.publish
+
+    async def stop(self) -> None:
+        """Go away, as a server that is shut down does."""
+        await self.server.close()
+
+
+@pytest_asyncio.fixture
+async def hosted(tmp_path: Path) -> AsyncIterator[Hosted]:
+    world = FakeWorld()
+    there = Hosted(world, Server(world), tmp_path / "connection.json")
+    await there.start()
+    yield there
+    await there.stop()
+
+
+@dataclass
+class Console:
+    """A running console."""
+
+    app: ConsoleApp
+    pilot: Pilot[None]
+
+    @property
+    def session(self) -> Session:
+        return self.app.session
+
+    @property
+    def page(self) -> Page:
+        assert isinstance(self.app.screen, Page)
+        return self.app.screen
+
+    @property
+    def text(self) -> str:
+        """What stands on the screen, as plain rows."""
+        width, height = self.app.size
+        strips = self.app.screen._compositor.render_strips()
+        return "\n".join(strip.text for strip in strips[:height])
+
+    async def until(self, true: Callable[[], Any], what: str = "") -> None:
+        """Wait for something to be so.
+
+        Raises:
+            AssertionError: it was not so in time; shows the screen.
+        """
+        waited = 0.0
+        while not true():
+            assert waited < PATIENCE_S, f"never came true: {what}\n{self.text}"
+            await self.pilot.pause(0.02)
+            waited += 0.02
+
+    async def see(self, *words: str) -> None:
+        """Wait until all these words stand on the screen."""
+        await self.until(lambda: all(word in self.text for word in words), f"sees {words}")
+
+    async def go(self, digit: int) -> None:
+        """Press a screen's digit and wait for the screen."""
+        await self.pilot.press(f"alt+{digit}")
+        await self.pilot.pause()
+
+    async def type(self, text: str) -> None:
+        """Type into what has the focus, then press enter."""
+        for character in text:
+            await self.pilot.press({" ": "space", ".": "full_stop", ":": "colon"}.get(character, character))
+        await self.pilot.press("enter")
+
+
+@asynccontextmanager
+async def console_on(
+    connection: Path, size: tuple[int, int] = NARROW, record: Any = None
+) -> AsyncIterator[Console]:
+    """Run the console headless until the block ends."""
+    app = ConsoleApp(Session(LiveLink(connection), record))
+    async with app.run_test(size=size) as pilot:
+        console = Console(app, pilot)
+        await console.until(lambda: console.session.store.agents, "lists agents")
+        yield console
+
+
+MakeConsole = Callable[..., Awaitable[Console]]

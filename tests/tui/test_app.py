@@ -1,0 +1,242 @@
+"""The whole console against a real server over real sockets."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.tui.conftest import NARROW, WIDE, Console, Hosted, console_on
+from tests.tui.fakes import CHARACTERS
+from tui.page import TABS
+from tui.pane import Pane
+from tui.table import Table
+
+SIZES = pytest.mark.parametrize("size", [NARROW, WIDE], ids=["80x24", "160x50"])
+
+
+@SIZES
+async def test_every_screen_is_reached_by_its_digit(hosted: Hosted, size: tuple[int, int]) -> None:
+    async with console_on(hosted.connection, size) as console:
+        for digit, (mode, _, _) in enumerate(TABS, 1):
+            await console.pilot.press("escape", str(digit))
+            if console.page.MODE == "talk":  # its input has the focus: keys type there
+                await console.pilot.press("escape")
+            assert console.page.MODE == mode
+
+
+async def test_why_she_said_that_is_two_keys_away(hosted: Hosted) -> None:
+    async with console_on(hosted.connection) as console:
+        await console.go(2)
+        await console.type("where is the oil")
+        await console.see("Mind the", "seed 7")
+        await console.pilot.press("escape", "enter")
+        await console.see("persona · 28 tokens", "Fact: The lamp oil", "prefill", "seed 7")
+
+
+async def test_a_swap_in_mid_conversation_gives_the_next_line_the_other_voice(
+    hosted: Hosted,
+) -> None:
+    async with console_on(hosted.connection) as console:
+        await console.go(2)
+        await console.type("hello")
+        await console.see("lamp oil is under", "ottavia v1")
+        await console.go(4)
+        await console.see("pim", "v2 of 2")
+        console.page.query_one(Table).move_to("pim")
+        await console.pilot.press("s")
+        await console.type("ottavia")  # who shall speak through it
+        await console.type("2")  # which version
+        await console.until(lambda: hosted.world.used["ottavia"].name == "pim", "swapped")
+        await console.go(2)
+        await console.type("hello again")
+        await console.see("lit forty lamps", "pim v2")
+
+
+async def test_a_failed_load_leaves_the_row_and_says_why(hosted: Hosted) -> None:
+    async with console_on(hosted.connection, WIDE) as console:
+        await console.go(4)
+        await console.see("damaged", "v2 of 2")
+        before = {name: used.digest for name, used in hosted.world.used.items()}
+        console.page.query_one(Table).move_to("damaged")
+        await console.pilot.press("l")
+        await console.see("load failed: adapter 'damaged' is damaged", "ends after 20 bytes")
+        assert {name: used.digest for name, used in hosted.world.used.items()} == before
+        assert "ottavia" in console.text
+
+
+@SIZES
+async def test_a_thousand_deltas_arrive_whole_and_in_order(
+    hosted: Hosted, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pieces = [f"w{i} " for i in range(1000)]
+    monkeypatch.setattr(hosted.world, "words", lambda *_: pieces)
+    async with console_on(hosted.connection, size) as console:
+        await console.go(2)
+        await console.type("go on")
+        await console.until(lambda: _line(console).state == "spoken", "all spoken")
+        assert _line(console).num_deltas <= 1000
+        assert _line(console).text == "".join(pieces)
+        await console.see("w999")
+        shown = console.page.query_one(Pane).text
+        assert [f"w{i}" for i in range(1000)] == [w for w in shown.split() if w[0] == "w"][-1000:]
+
+
+async def test_cancel_frees_the_slot_and_keeps_what_was_said(hosted: Hosted) -> None:
+    hosted.world.delay_s = 0.05
+    async with console_on(hosted.connection) as console:
+        await console.go(2)
+        await console.type("tell me everything")
+        await console.see("Hush.")
+        assert "ottavia" in hosted.world.running
+        await console.pilot.press("escape")
+        await console.until(lambda: not hosted.world.running, "slot freed")
+        await console.see("cancelled")
+        assert hosted.world.cancelled == [_line(console).line]
+        assert "Hush." in console.text
+
+
+async def test_a_lost_server_is_announced_and_found_again_on_other_ports(hosted: Hosted) -> None:
+    async with console_on(hosted.connection) as console:
+        await console.go(2)
+        await console.type("hello")
+        await console.see("Mind the")
+        await hosted.stop()
+        await console.see("No server for", "Trying again")
+        assert "Mind the" in console.text, "what was seen stays"
+        await hosted.start()
+        await console.until(lambda: console.session.store.connection.state == "connected")
+        await console.type("are you back")
+        await console.see("are you back")
+        await console.until(lambda: len(console.session.store.lines) == 2, "a second line")
+        assert "No server" not in console.text
+
+
+async def test_a_player_may_look_but_not_change(
+    hosted: Hosted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with console_on(hosted.connection) as console:
+        welcome = console.session.store.connection.welcome
+        assert welcome is not None
+        less = welcome.model_copy(update={"role": "player", "requests": ["say", "agents"]})
+        console.session.note("connected", body=less)
+        await console.go(4)
+        await console.see("read-only", "admin role")
+        assert console.page.check_action("swap", ()) is None
+        await console.pilot.press("s")
+        assert len(console.app.screen_stack) == 1, "no dialog opens"
+
+
+async def test_the_palette_jumps_to_an_agents_last_prompt(hosted: Hosted) -> None:
+    async with console_on(hosted.connection) as console:
+        await console.go(2)
+        await console.type("hello")
+        await console.see("Mind the")
+        await console.pilot.press("ctrl+p")
+        await console.pilot.pause(0.2)
+        await console.type("why did otta")
+        await console.until(lambda: console.app.screen.id != "--command-palette", "palette closed")
+        await console.see("persona · 28 tokens")
+
+
+async def test_help_names_the_keys_of_the_screen(hosted: Hosted) -> None:
+    async with console_on(hosted.connection) as console:
+        await console.go(4)
+        await console.pilot.press("f1")
+        await console.see("Swap", "Load", "another voice")
+        await console.pilot.press("escape")
+        await console.until(lambda: len(console.app.screen_stack) == 1)
+
+
+async def test_two_adapters_speak_side_by_side(hosted: Hosted) -> None:
+    async with console_on(hosted.connection, WIDE) as console:
+        await console.go(2)
+        await console.type("hello")
+        await console.see("Mind the")
+        await console.pilot.press("escape", "c")
+        await console.until(lambda: len(console.app.screen_stack) == 2, "asks for the left")
+        await console.type("ottavia@1")
+        await console.pilot.pause(0.1)
+        await console.type("pim@2")
+        await console.see("ottavia@1", "pim@2", "lamp oil is under", "lit forty lamps")
+
+
+async def test_feedback_reaches_the_server_and_shows_on_the_line(hosted: Hosted) -> None:
+    async with console_on(hosted.connection) as console:
+        await console.go(2)
+        await console.type("hello")
+        await console.see("Mind the")
+        await console.pilot.press("escape", "g")
+        await console.see("✔ good")
+        await console.pilot.press("e")
+        await console.until(lambda: len(console.app.screen_stack) == 2)
+        await console.pilot.press("home")
+        await console.type("Quietly. ")
+        await console.see("✎ rewritten")
+        verdicts = [(f.verdict, f.text[:8]) for f in hosted.world.feedback]
+        assert verdicts == [("good", ""), ("rewrite", "Quietly.")]
+
+
+async def test_the_log_leads_to_the_prompt(hosted: Hosted) -> None:
+    async with console_on(hosted.connection) as console:
+        await console.go(2)
+        await console.type("hello")
+        await console.see("Mind the")
+        await console.go(9)
+        await console.see("player: hello", "line-1")
+        await console.pilot.press("enter")
+        await console.see("persona · 28 tokens")
+
+
+async def test_memories_can_be_pinned_and_forgotten(hosted: Hosted) -> None:
+    async with console_on(hosted.connection) as console:
+        await console.go(7)
+        await console.see("asked for lamp oil")
+        await console.pilot.press("p")
+        await console.until(lambda: hosted.world.memories["ottavia"][0].pinned, "pinned")
+        await console.pilot.press("x")
+        await console.see("Forget this for good?")
+        await console.pilot.press("y")
+        await console.until(lambda: len(hosted.world.memories["ottavia"]) == 1, "forgotten")
+        await console.until(lambda: "asked for lamp oil" not in console.text)
+        await console.pilot.press("v")
+        await console.see("evening", "before the storm")
+
+
+async def test_the_director_can_be_held_stepped_and_told(hosted: Hosted) -> None:
+    async with console_on(hosted.connection, WIDE) as console:
+        await console.go(5)
+        await console.see("brass_key", "directive")
+        await console.pilot.press("h")
+        await console.see("HELD")
+        await console.pilot.press("e")
+        await console.until(lambda: len(console.app.screen_stack) == 2)
+        await console.type("theft: the atlas is gone")
+        await console.see("theft: the atlas is gone")
+        await console.pilot.press("t")
+        await console.until(lambda: hosted.world.num_lines == 1, "ticked")
+
+
+async def test_a_book_is_read_and_asked(hosted: Hosted) -> None:
+    async with console_on(hosted.connection) as console:
+        await console.go(6)
+        await console.see("Chapter 1.", "page 1 of 12")
+        await console.pilot.press("right")
+        await console.see("Chapter 2.")
+        await console.pilot.press("a")
+        await console.type("when does it turn")
+        await console.see("turns twice", "p. 3")
+
+
+async def test_a_world_without_an_offer_is_told_honestly(
+    hosted: Hosted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(type(hosted.world), "_answer_director")
+    async with console_on(hosted.connection) as console:
+        await console.go(5)
+        await console.see("this server does not offer it")
+
+
+def _line(console: Console):  # type: ignore[no-untyped-def]
+    return next(reversed(console.session.store.lines.values()))
+
+
+assert set(CHARACTERS) >= {"ottavia", "pim"}
