@@ -109,9 +109,8 @@ class Cast:
         return draw.pick(f"lore/{fact.id}/ask")
 
     def _opinion(self, npc: str) -> Intent:
-        known = [
-            other for other in self.world.npcs if self.grammar.has(f"npcs/{npc}/about/{other}")
-        ]
+        about = f"npcs/{npc}/about"
+        known = [other for other in self.world.npcs if self.grammar.has(f"{about}/{other}")]
 
         def opinion(talk: Conversation) -> Line:
             """What it thinks of another character."""
