@@ -19,7 +19,7 @@ SAYS_SHARE = 0.5  # of a fact's content words: from here on it has been told
 class Judge(Protocol):
     """Tells who speaks, from the words alone."""
 
-    def score(self, text: str) -> Mapping[str, float]:
+    def score(self, text: str, /) -> Mapping[str, float]:
         """Probability per agent."""
 
 

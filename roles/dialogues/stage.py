@@ -74,7 +74,7 @@ def connected(connection: Path | None) -> OpenStage:
         connection: the server's connection file; None is the default one.
     """
 
-    from protocol.client import AsyncClient  # zmq, which checks in this process don't need
+    from protocol.async_client import AsyncClient  # zmq, which checks in this process don't need
 
     @asynccontextmanager
     async def open_stage() -> AsyncIterator[Stage]:
