@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import statistics
 import time
@@ -13,11 +14,11 @@ from typing import Any
 import torch
 
 from books.baselines import Answerer, best_sentence, nearest_question
-from books.card import read_card
+from books.card import CARD_NAME, read_card, tokenizer_folder
 from books.corpus import NUM_PASSAGES, split_passages
 from books.distill import Volume
 from books.errors import StudentError
-from books.facts import Question, open_index
+from books.facts import Question, open_index, read_questions
 from books.generation import write_replies
 from books.losses import kl
 from books.prompt import answer_reply, book_messages, unknown_reply
@@ -156,6 +157,48 @@ def judge_book(
         if name != "teacher" and best:
             result["retention"] = result["scores"]["f1"] / best
     return results
+
+
+def judge_world(
+    volumes: dict[str, Volume],
+    names: Sequence[str],
+    questions: Path,
+    students: Path,
+    plain: Path,
+    teacher: Path,
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """Judge these books' students.
+
+    Args:
+        volumes: the books.
+        names: the ones to judge.
+        questions: folder of NAME.yaml files with held-out questions.
+        students: folder of the students.
+        plain: folder of the students without distillation; a book without one goes without.
+        teacher: the teacher's folder, or the work folder in which the reports' teachers lie.
+
+    Raises:
+        FactsError: a file of questions is missing or malformed.
+        StudentError: a student is.
+    """
+    results = {}
+    for name in names:
+        volume, student = volumes[name], students / name
+        held_out = read_questions(questions / f"{name}.yaml", volume.facts)
+        mentor = teacher if (teacher / "config.json").exists() else teacher / _teacher_of(student)
+        template = ChatTemplate(tokenizer_folder(student))
+        bar = plain / name if (plain / name / CARD_NAME).exists() else None
+        results[name] = judge_book(Court(volume, held_out, template), student, mentor, bar)
+    return results
+
+
+def _teacher_of(student: Path) -> str:
+    try:
+        return str(json.loads((student / "report.json").read_text())["teacher"])
+    except (OSError, ValueError, KeyError) as error:
+        raise StudentError(
+            f"{student}: no report.json names its teacher; distil it again"
+        ) from error
 
 
 def average(results: Sequence[dict[str, dict[str, Any]]]) -> dict[str, dict[str, Any]]:

@@ -23,7 +23,14 @@ from books.losses import (
 )
 from books.recipe import Recipe
 from books.students import load_model, new_student, student_config
-from books.teacher import Batch, Example, collate, read_logits, reply_logits
+from books.teacher import (
+    Batch,
+    Example,
+    collate,
+    picked_logits,
+    read_logits,
+    reply_logits,
+)
 from books.training import Progress, Schedule, train
 
 
@@ -160,5 +167,4 @@ class Learner(nn.Module):
 def _run(model: Any, batch: Batch, attentions: bool) -> tuple[Any, Tensor]:
     with torch.autocast("cpu", torch.bfloat16):
         out = model.model(input_ids=batch.token_ids, output_attentions=attentions)
-        logits = model.lm_head(out.last_hidden_state.flatten(0, 1)[batch.picked])
-    return out, logits.float()
+        return out, picked_logits(model, out.last_hidden_state, batch)

@@ -23,6 +23,7 @@ from engine.template import ChatTemplate
 
 TOP_K = 32
 _PAD_ID = 0
+_SHAPE_STEP = 32
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,8 +92,8 @@ class Batch:
 
 
 def collate(examples: Sequence[Example]) -> Batch:
-    """Put rows side by side."""
-    width = max(len(example.token_ids) for example in examples)
+    """Put rows side by side; widths are rounded up, as each new shape costs time and memory."""
+    width = _rounded(max(len(example.token_ids) for example in examples))
     ids = torch.full((len(examples), width), _PAD_ID)
     picked: list[int] = []
     labels: list[int] = []
@@ -111,8 +112,19 @@ def reply_logits(model: Any, batch: Batch) -> Tensor:
     """
     with torch.autocast("cpu", torch.bfloat16):
         hidden = model.model(input_ids=batch.token_ids).last_hidden_state
-        logits: Tensor = model.lm_head(hidden.flatten(0, 1)[batch.picked])
-    return logits.float()
+        return picked_logits(model, hidden, batch)
+
+
+def picked_logits(model: Any, hidden: Tensor, batch: Batch) -> Tensor:
+    """Logits of hidden states [B, T, H] at the learned positions, fp32 [N, V]."""
+    count = len(batch.picked)
+    picked = torch.nn.functional.pad(batch.picked, (0, _rounded(count) - count))
+    logits: Tensor = model.lm_head(hidden.flatten(0, 1)[picked])
+    return logits[:count].float()
+
+
+def _rounded(size: int) -> int:
+    return -(-size // _SHAPE_STEP) * _SHAPE_STEP
 
 
 def label_loss(model: Any, examples: Sequence[Example], mix: LossMix) -> Tensor:
