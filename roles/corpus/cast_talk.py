@@ -72,7 +72,7 @@ class Cast:
         }
         if seeds:
             intents[_seeded(seeds)] = _SEED
-        chosen = draw.rng.choices(list(intents), list(intents.values()), k=draw.rng.randint(3, 6))
+        chosen = draw.rng.choices(list(intents), list(intents.values()), k=draw.rng.randint(2, 4))
         for intent in chosen:
             talk.add(intent(talk))
         return talk.row("npc", npc)

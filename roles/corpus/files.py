@@ -12,6 +12,7 @@ from roles.corpus.cast import invent
 from roles.corpus.cast_talk import Cast
 from roles.corpus.draw import Draw
 from roles.corpus.intents import WEIGHTED
+from roles.corpus.pacing import Pacing
 from roles.corpus.seeds import read_seeds
 from roles.corpus.source import Source, load_source
 from roles.corpus.talk import Conversation, Row
@@ -21,6 +22,7 @@ from roles.world import World
 _BASE_ROWS = 42_000
 _BOOK_SHARE = 0.14
 _VALID_ROWS = 400
+_DIRECTOR_ROWS = 9000
 # Enough for two or three minutes of adapter training on a CPU.
 _NPC_ROWS = 1500
 _NPC_VALID_ROWS = 80
@@ -55,7 +57,12 @@ def write_corpus(
     for split, count in (("train", int(_BASE_ROWS * scale)), ("valid", _VALID_ROWS)):
         rows = base_rows(source, seed, count, held_out=split == "valid")
         written.append(write_rows(output / f"base.{split}.jsonl", rows))
-    cast = Cast(source, World.load(world))
+    loaded = World.load(world)
+    pacing = Pacing(source, loaded)
+    for split, count in (("train", int(_DIRECTOR_ROWS * scale)), ("valid", _VALID_ROWS)):
+        rows = pacing.rows(seed, count, held_out=split == "valid")
+        written.append(write_rows(output / f"director.{split}.jsonl", rows))
+    cast = Cast(source, loaded)
     for npc in cast.world.npcs:
         seeds = read_seeds(world / "npcs" / f"{npc}.jsonl")
         for split, count in (("train", int(_NPC_ROWS * scale)), ("valid", _NPC_VALID_ROWS)):

@@ -27,6 +27,12 @@ class Source:
     stock: Stock
     voices: list[str]
 
+    def parts(self, *path: str) -> list[str]:
+        """The names right below a symbol's path, in order: kinds of events, for one."""
+        prefix = "/".join(path) + "/"
+        below = (name[len(prefix) :] for name in self.grammar.symbols if name.startswith(prefix))
+        return list(dict.fromkeys(name.split("/")[0] for name in below))
+
 
 def load_source(folder: Path) -> Source:
     """Read a grammar folder.
@@ -46,6 +52,7 @@ def load_source(folder: Path) -> Source:
     symbols |= sentences | talk_symbols | goal_symbols | action_symbols
     symbols |= flatten(voices, "voices.yaml") | flatten(moods, "moods.yaml", "mood/")
     symbols |= {"bare": ["#core#"]} | flatten(read_yaml(folder / "lore.yaml"), "lore.yaml", "lore/")
+    symbols |= flatten(read_yaml(folder / "director.yaml"), "director.yaml", "director/")
     for path in sorted(folder.glob("npcs/*.yaml")):
         symbols |= flatten(read_yaml(path), str(path), f"npcs/{path.stem}/")
     topics = {"yes": "mass"}

@@ -1,0 +1,162 @@
+"""The director's ticks: what happened, how tense it is, and the one directive that fits.
+
+The policy taught here: a scripted scene leaves the stage alone; an event that touches a
+character directs that character; a player who is stuck gets a hint; someone who talks too much
+is hushed; where nothing calls for it the director waits, unless the tension is three or more
+off the author's curve, when it stages an event that brings it back.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from roles.corpus.draw import Draw
+from roles.corpus.source import Source
+from roles.corpus.talk import Row
+from roles.prompt import director_system, director_turn, reply
+from roles.world import World
+
+_OFF_CURVE = 3
+_TICKS = 4
+_MAX_TRIES = 8
+_NO_GOAL = "find out what the traveller is really after"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Happening:
+    """An event and what a good director does about it; an empty directive: nothing."""
+
+    event: str
+    directive: dict[str, str]
+
+
+class Pacing:
+    """Ticks of one world's director."""
+
+    def __init__(self, source: Source, world: World) -> None:
+        self.source = source
+        self.world = world
+        spec = world.spec
+        self.system = director_system(spec.title, spec.premise, world.directive_lines())
+        self.kinds = source.parts("director", "kinds")
+        self.world_kinds = source.parts("director", "world")
+
+    def rows(self, seed: int, count: int, *, held_out: bool) -> Iterator[Row]:
+        """Rows of a few ticks that have nothing to do with each other."""
+        side = "valid" if held_out else "train"
+        for index in range(count):
+            draw = Draw(self.source.grammar, f"{seed}:director:{side}:{index}", held_out=held_out)
+            messages = [{"role": "system", "content": self.system.text}]
+            for _ in range(_TICKS):
+                asked, answer = self.tick(draw)
+                messages.append({"role": "user", "content": asked})
+                messages.append({"role": "assistant", "content": answer})
+            yield {"messages": messages, "kind": "director", "agent": "director"}
+
+    def tick(self, draw: Draw) -> tuple[str, str]:
+        """What the director sees, and its answer as JSON."""
+        tension, wanted = self._tension(draw)
+        state = [self._text(draw, "director/state") for _ in range(draw.choice([0, 0, 1, 1, 2]))]
+        events = [self._noise(draw) for _ in range(draw.choice([0, 0, 1, 1, 2]))]
+        if draw.chance(0.05):
+            state.append(draw.pick("director/scene_state"))
+            directive = {"do": "wait"}
+            events += [self._happening(draw).event] if draw.chance(0.6) else []
+        elif draw.chance(0.42):
+            directive = self._balance(draw, tension, wanted)
+        else:
+            happening = self._happening(draw)
+            events.append(happening.event)
+            directive = happening.directive or self._balance(draw, tension, wanted)
+        draw.rng.shuffle(events)
+        draw.rng.shuffle(state)
+        asked = director_turn(
+            tension=tension, wanted=wanted, summary=self._story(draw), state=state, events=events
+        )
+        return asked.text, reply(json.dumps(directive, ensure_ascii=False)).text
+
+    def _tension(self, draw: Draw) -> tuple[int, int]:
+        wanted = draw.rng.randint(1, 8)
+        off = draw.choice([-6, -5, -4, -3, -2, -1, -1, 0, 0, 0, 1, 1, 2, 3, 4, 5, 6])
+        return min(max(wanted + off, 0), 10), wanted
+
+    def _balance(self, draw: Draw, tension: int, wanted: int) -> dict[str, str]:
+        if wanted - tension >= _OFF_CURVE:
+            return {"do": "stage", "event": draw.pick("director/raise")}
+        if tension - wanted >= _OFF_CURVE:
+            return {"do": "stage", "event": draw.pick("director/relax")}
+        return {"do": "wait"}
+
+    def _happening(self, draw: Draw) -> Happening:
+        roll = draw.rng.random()
+        if roll < 0.62:
+            return self._personal(draw)
+        if roll < 0.76:
+            return self._of_the_world(draw)
+        if roll < 0.88:
+            names = self._names(draw)
+            event = draw.pick("director/stuck", **names)
+            about = draw.text("#x.the#", **names)
+            return Happening(
+                event=event, directive={"do": "hint", "who": names["id"], "about": about}
+            )
+        names = self._names(draw)
+        if roll < 0.97:
+            event = draw.pick("director/hush", **names)
+            return Happening(event=event, directive={"do": "hush", "who": names["id"]})
+        return Happening(event=draw.pick("director/scene_over", **names), directive={})
+
+    def _personal(self, draw: Draw) -> Happening:
+        names = self._names(draw)
+        kind = f"director/kinds/{draw.choice(self.kinds)}"
+        return self._directed(draw, kind, names, names["id"])
+
+    def _of_the_world(self, draw: Draw) -> Happening:
+        kind = f"director/world/{draw.choice(self.world_kinds)}"
+        return self._directed(draw, kind, self._names(draw), draw.pick(f"{kind}/who"))
+
+    def _directed(self, draw: Draw, kind: str, names: dict[str, str], npc: str) -> Happening:
+        """An event of a kind, and the direction it gives; a goal names only what the event does."""
+        event = draw.pick(f"{kind}/event", **names)
+        goal = _NO_GOAL
+        for _ in range(_MAX_TRIES):
+            goal = draw.pick(f"{kind}/goal", **names)
+            if names["x"] not in goal or names["x"] in event:
+                break
+            goal = _NO_GOAL
+        mood = draw.pick(f"{kind}/mood")
+        directive = {"do": "direct", "who": npc, "mood": mood, "goal": goal}
+        return Happening(event=event, directive=directive)
+
+    def _names(self, draw: Draw) -> dict[str, str]:
+        npc, other = draw.rng.sample(list(self.world.npcs), 2)
+        return {
+            "id": npc,
+            "who": self.world.npcs[npc].name,
+            "other": self.world.npcs[other].name,
+            "x": draw.phrase("thing"),
+            "b": draw.choice(list(self.world.spec.places.values())),
+            "p": draw.pick("director/player"),
+        }
+
+    def _noise(self, draw: Draw) -> str:
+        return self._text(draw, "director/noise")
+
+    def _text(self, draw: Draw, symbol: str) -> str:
+        return draw.pick(symbol, **self._names(draw))
+
+    def _story(self, draw: Draw) -> str:
+        if draw.chance(0.35):
+            return ""
+        parts = []
+        for _ in range(draw.rng.randint(1, 3)):
+            roll = draw.rng.random()
+            if roll < 0.5:
+                parts.append(self._text(draw, "director/story"))
+            elif roll < 0.75:
+                parts.append(self._noise(draw))
+            else:
+                parts.append(self._happening(draw).event)
+        return " ".join(parts)
