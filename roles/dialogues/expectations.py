@@ -320,6 +320,11 @@ def _shown(
         if plain(part) in shown:
             message = f"{part!r} was shown to the model"
             yield Finding(key="prompt.lacks", message=message, severity="leak")
+    lines = [plain(line) for _, text in _prompt(seen) for line in text.splitlines()]
+    for start in wanted.lacks_lines:
+        if any(line.startswith(plain(start)) for line in lines):
+            message = f"a line of the prompt begins with {start!r}"
+            yield Finding(key="prompt.lacks_lines", message=message, severity="leak")
     for fact in wanted.facts:
         if fact not in tools.facts or plain(tools.facts[fact].text) not in shown:
             yield Finding(key="prompt.facts", message=f"fact {fact!r} was not shown to the model")

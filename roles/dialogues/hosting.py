@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -26,10 +26,12 @@ class Hosted:
     world: World
     manager: Manager
     instruments: Instruments
+    rehearsals: list[Rehearsals] = field(default_factory=list)
 
     def stages(self, world: World | None = None) -> OpenStage:
         """Stages on these engines, in this world or another reading of its files."""
-        return in_process(Rehearsals(self.manager.house, self.manager, world))
+        self.rehearsals.append(Rehearsals(self.manager.house, self.manager, world))
+        return in_process(self.rehearsals[-1])
 
 
 @asynccontextmanager
@@ -51,7 +53,12 @@ async def hosted(
         for engine in manager.house.engines:
             if engine.error:
                 raise DialogueError(f"the {engine.tier} engine could not start: {engine.error}")
-        yield Hosted(world=world, manager=manager, instruments=read_instruments(world))
+        host = Hosted(world=world, manager=manager, instruments=read_instruments(world))
+        try:
+            yield host
+        finally:
+            for rehearsals in host.rehearsals:
+                rehearsals.close()
     finally:
         await manager.close()
 

@@ -39,6 +39,11 @@ class Rate:
         """
         return self.passed == self.runs if wanted >= 1 else self.interval()[1] >= wanted
 
+    @classmethod
+    def can_fail(cls, runs: int, wanted: float) -> bool:
+        """Whether so many runs could ever fail the wanted rate: by none of them passing."""
+        return not cls(0, runs).holds(wanted)
+
     def settles(self, wanted: float) -> bool:
         """Whether the runs are enough to tell on which side of the wanted rate this lies."""
         low, high = self.interval()

@@ -7,10 +7,14 @@ clock, while all of them share the engines, and so their batches.
 from __future__ import annotations
 
 import math
+import secrets
+import shutil
 from collections import OrderedDict
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from protocol import administration as admin
 from protocol import messages as wire
@@ -40,6 +44,7 @@ class Rehearsals:
         self._house, self._service = house, service
         self._world = world or house.world
         self._open: OrderedDict[str, House] = OrderedDict()
+        self._saves = TemporaryDirectory(prefix="biblioteca-rehearsals-")
 
     async def handle(self, peer: Peer, request: Request) -> AsyncIterator[Body]:
         """Answer one request (see protocol.service.Service)."""
@@ -61,10 +66,13 @@ class Rehearsals:
         """End every rehearsal."""
         for session in list(self._open):
             self._drop(session)
+        self._saves.cleanup()
 
     def _begin(self, session: str, wanted: admin.RehearseRequest) -> None:
         spec = self._world.spec.model_copy(update={"seed": wanted.seed})
-        house = House(replace(self._world, spec=spec), Store(), self._house.engines)
+        store = Store()
+        store.path = Path(self._saves.name) / secrets.token_hex(8) / "game.sqlite"  # for its saves
+        house = House(replace(self._world, spec=spec), store, self._house.engines)
         house.deadline_ms = _DAY_MS if wanted.deadline_ms is None else wanted.deadline_ms
         try:
             _set_stage(house, wanted)
@@ -83,6 +91,8 @@ class Rehearsals:
 def _end(house: House) -> None:
     house.play.close()
     house.store.close()
+    if house.store.path is not None:
+        shutil.rmtree(house.store.path.parent, ignore_errors=True)  # there may be no saves
 
 
 def _set_stage(house: House, wanted: admin.RehearseRequest) -> None:

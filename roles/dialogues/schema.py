@@ -69,11 +69,13 @@ class PromptExpectation(Table):
 
     Attributes:
         contains: strings somewhere in the prompt's segments; `lacks` must not be there.
+        lacks_lines: no line of the prompt begins like this.
         facts: ids of lore facts that were shown; `lacks_facts` were kept from it.
     """
 
     contains: Strings = ()
     lacks: Strings = ()
+    lacks_lines: Strings = ()
     facts: Strings = ()
     lacks_facts: Strings = ()
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
+from roles.dialogues.rates import Rate
 from roles.dialogues.schema import Agent, Expectation, Said, Seed, Share, Size, Strings, Table
 
 
@@ -225,6 +226,12 @@ class Script(Table):
     def _can_fail(self) -> Script:
         if not any(turn.expect.checks for turn in self.turns):
             raise ValueError("expects nothing, so it can never fail; add `expect:` to a turn")
+        if not Rate.can_fail(self.seeds, self.pass_rate):
+            enough = next(n for n in range(1, 1001) if Rate.can_fail(n, self.pass_rate))
+            raise ValueError(
+                f"{self.seeds} seeds can't tell a pass rate of {self.pass_rate} from none; "
+                f"use seeds: {enough} or more"
+            )
         return self
 
     @property
