@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -167,8 +168,6 @@ def save_base(model: Any, tokenizer: Any, folder: Path) -> None:
 
 def _set_dtype(folder: Path) -> None:
     """Let config.json say that the weights are bf16."""
-    import json
-
     path = folder / "config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
     config["dtype"] = "bfloat16"
@@ -184,3 +183,12 @@ def replace_folder(new: Path, old: Path) -> None:
     old.parent.mkdir(parents=True, exist_ok=True)
     new.rename(old)
     shutil.rmtree(folder_before, ignore_errors=True)
+
+
+def name_base(folder: Path, base: Path) -> None:
+    """Name the base by its folder's name: an adapter tells nothing of the machine it is from."""
+    path = folder / "adapter_config.json"
+    if path.exists():
+        config = json.loads(path.read_text(encoding="utf-8"))
+        config["base_model_name_or_path"] = base.name
+        path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -212,7 +212,7 @@ class Run:
         self.step += 1
         self.tokens += batch.num_tokens
         self.seconds += time.perf_counter() - started
-        return float(loss)
+        return float(loss.detach())
 
     def save(self) -> None:
         """Write everything needed to go on, the new state replacing the old one at the end."""

@@ -25,12 +25,12 @@ from transformers import (
 from trl import SFTConfig, SFTTrainer
 
 from engine.template import ChatTemplate
-from npc_adapters.bases import replace_folder
+from npc_adapters.bases import name_base, replace_folder
 from npc_adapters.card import AdapterCard, base_digest, write_card
 from npc_adapters.data import Row, data_digest, split_rows
 from npc_adapters.encoding import encode
 from npc_adapters.errors import TrainingError
-from npc_adapters.methods import ATTENTION, check_method, default_lr, estimate, peft_config
+from npc_adapters.methods import ATTENTION, Cost, check_method, default_lr, estimate, peft_config
 from npc_adapters.progress import Progress, draw_losses
 
 IGNORED = -100  # label that transformers leaves out of the loss
@@ -97,15 +97,19 @@ def check_feasible(base: Path, config: TrainConfig) -> None:
         raise TrainingError(f"there is no base model in {base}; train or download one first")
     if config.nf4:
         _check_four_bit()
-    tokens = config.batch_size * config.max_tokens
-    cost = estimate(str(base), _peft(config), four_bit=config.nf4, tokens_per_batch=tokens)
-    free = _free_memory()
+    cost, free = cost_of(base, config), _free_memory()
     if cost.memory_bytes > free:
         raise TrainingError(
             f"{config.method} needs about {cost.memory_bytes / 2**30:.1f} GiB and "
             f"{free / 2**30:.1f} GiB are free; use --method qlora, --checkpointing "
             "or a smaller --batch-size"
         )
+
+
+def cost_of(base: Path, config: TrainConfig) -> Cost:
+    """Parameters and memory of a run, without reading any weights."""
+    tokens = config.batch_size * config.max_tokens
+    return estimate(str(base), _peft(config), four_bit=config.nf4, tokens_per_batch=tokens)
 
 
 def _check_four_bit() -> None:
@@ -146,6 +150,7 @@ def train_adapter(
     rows: Sequence[Row],
     out: Path,
     config: TrainConfig,
+    valid: Sequence[Row] = (),
     replay: Sequence[Row] = (),
     parent: Path | None = None,
     resume: bool = False,
@@ -156,7 +161,8 @@ def train_adapter(
     Args:
         name: whose adapter it is.
         base: folder of the base model.
-        rows: checked rows with their system message; a tenth is held out by hash.
+        rows: checked rows with their system message.
+        valid: held-out rows; without them a tenth of `rows` is held out, by hash.
         out: where the finished adapter goes; checkpoints sit in `out.work` until then.
         config: how to train.
         replay: general rows, of which `config.replay` times as many as own rows are mixed in.
@@ -169,7 +175,7 @@ def train_adapter(
     """
     check_feasible(base, config)
     template = ChatTemplate(base)
-    train, valid = split_rows(rows)
+    train, valid = (rows, valid) if valid else split_rows(rows)
     mixed = [*train, *_sample(replay, round(config.replay * len(train)), config.seed)]
     datasets = [to_dataset(template, part, config.max_tokens) for part in (mixed, valid)]
     for part, dataset in zip(("training", "validation"), datasets, strict=True):
@@ -341,19 +347,10 @@ def _save(model: Any, base: Path, folder: Path, report: dict[str, Any]) -> None:
         model.save_pretrained(folder)
         for stray in ("README.md",):
             (folder / stray).unlink(missing_ok=True)
-        _name_base(folder, base)
+        name_base(folder, base)
         text = json.dumps(report, indent=2) + "\n"
         (folder / "report.json").write_text(text, encoding="utf-8")
         draw_losses(report["history"], folder / "loss.png")
     except OSError as error:
         shutil.rmtree(folder, ignore_errors=True)
         raise TrainingError(f"{folder} could not be saved: {error}") from error
-
-
-def _name_base(folder: Path, base: Path) -> None:
-    """Name the base by its folder's name: an adapter tells nothing of the machine it is from."""
-    path = folder / "adapter_config.json"
-    if path.exists():
-        config = json.loads(path.read_text(encoding="utf-8"))
-        config["base_model_name_or_path"] = base.name
-        path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -1,0 +1,200 @@
+"""`biblioteca build`: every model of a world out of its text, step by step, timed.
+
+    corpus        runs/corpus/*.jsonl, out of the world's grammar
+    npc-base      a tokenizer and a base from scratch
+    director-base the npc base made deeper, and trained on
+    director      its QLoRA adapter
+    npcs          one LoRA adapter per character
+    judge         figures of all characters, and the judge that tells them apart
+    books         one distilled student per book
+
+A step whose result exists is left out unless `fresh`; a killed step goes on where it was.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from npc_adapters.bases import train_base
+from npc_adapters.errors import UsageError
+from npc_adapters.pretrain import PretrainConfig
+from npc_adapters.train import TrainConfig
+from roles import training
+from roles.corpus import write_corpus
+from roles.world import DIRECTOR, World
+
+WORK = Path("runs/build")
+# Shares of the time that all trainings may take, measured on 4 cores.
+_NPC_BASE_SHARE, _DIRECTOR_BASE_SHARE = 0.5, 0.15
+DIRECTOR_LAYERS = 10
+NPC_ADAPTER = TrainConfig(
+    targets=("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+)
+DIRECTOR_ADAPTER = TrainConfig(method="qlora", epochs=2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One step: whether its result is there, and how it is made."""
+
+    name: str
+    is_done: Callable[[], bool]
+    run: Callable[[], None]
+
+
+def build_world(
+    world: World,
+    *,
+    corpus: Path,
+    minutes: float = 120,
+    fresh: bool = False,
+    only: Sequence[str] = (),
+    console: Console | None = None,
+) -> dict[str, float]:
+    """Build a world's models.
+
+    Args:
+        world: the world.
+        corpus: where the rows go.
+        minutes: about how long all trainings may take together.
+        fresh: redo what is there already.
+        only: names of the steps to run; none means all.
+        console: where the story of the build goes.
+
+    Returns:
+        Seconds by step, of those that ran.
+
+    Raises:
+        UsageError: an unknown step.
+    """
+    console = console or Console(highlight=False)
+    steps = _steps(world, corpus, minutes, console)
+    if unknown := set(only) - {step.name for step in steps}:
+        names = ", ".join(step.name for step in steps)
+        raise UsageError(f"no step {sorted(unknown)[0]!r}; there are: {names}")
+    seconds: dict[str, float] = {}
+    for step in steps:
+        if only and step.name not in only:
+            continue
+        if not fresh and not only and step.is_done():
+            console.print(f"{step.name}: is there already")
+            continue
+        console.rule(step.name)
+        started = time.perf_counter()
+        step.run()
+        seconds[step.name] = time.perf_counter() - started
+    _print_times(seconds, console)
+    return seconds
+
+
+def _steps(world: World, corpus: Path, minutes: float, console: Console) -> list[Step]:
+    models = world.root / "models"
+    found = training.library(world)
+    return [
+        Step(
+            name="corpus",
+            is_done=lambda: (corpus / "base.train.jsonl").exists(),
+            run=lambda: _write_corpus(world, corpus, console),
+        ),
+        Step(
+            name="npc-base",
+            is_done=lambda: (models / "npc-base" / "config.json").exists(),
+            run=lambda: _train_npc_base(world, corpus, minutes, console),
+        ),
+        Step(
+            name="director-base",
+            is_done=lambda: (models / "director-base" / "config.json").exists(),
+            run=lambda: _train_director_base(world, corpus, minutes, console),
+        ),
+        Step(
+            name="director",
+            is_done=lambda: found.live(DIRECTOR).is_dir(),
+            run=lambda: _train_director(world, corpus),
+        ),
+        Step(
+            name="npcs",
+            is_done=lambda: all(found.live(npc).is_dir() for npc in world.npcs),
+            run=lambda: train_npcs(world, corpus, console),
+        ),
+        Step(
+            name="judge",
+            is_done=lambda: (models / "judge" / "judge.safetensors").exists(),
+            run=lambda: _judge(world, corpus, console),
+        ),
+    ]
+
+
+def _write_corpus(world: World, corpus: Path, console: Console) -> None:
+    for file in write_corpus(world.root, corpus):
+        console.print(f"{file.path}: {file.num_rows} rows, {file.num_characters / 1e6:.1f}M chars")
+
+
+def _train_npc_base(world: World, corpus: Path, minutes: float, console: Console) -> None:
+    train_base(
+        train=[corpus / "base.train.jsonl"],
+        valid=[corpus / "base.valid.jsonl"],
+        out=world.root / "models" / "npc-base",
+        work=WORK / world.root.name / "npc-base",
+        config=PretrainConfig(tokens=40_000_000, minutes=minutes * _NPC_BASE_SHARE),
+        report=console.print,
+    )
+
+
+def _train_director_base(world: World, corpus: Path, minutes: float, console: Console) -> None:
+    train_base(
+        train=[corpus / "director-base.train.jsonl"],
+        valid=[corpus / "director.valid.jsonl"],
+        out=world.root / "models" / "director-base",
+        work=WORK / world.root.name / "director-base",
+        config=PretrainConfig(
+            tokens=10_000_000, minutes=minutes * _DIRECTOR_BASE_SHARE, lr=4e-4, copying=0.0
+        ),
+        parent=world.root / "models" / "npc-base",
+        layers=DIRECTOR_LAYERS,
+        max_tokens=768,
+        report=console.print,
+    )
+
+
+def _train_director(world: World, corpus: Path) -> None:
+    training.train_director(world, DIRECTOR_ADAPTER, corpus=corpus)
+    training.promote(world, DIRECTOR, corpus=corpus)
+
+
+def train_npcs(world: World, corpus: Path, console: Console, npcs: Sequence[str] = ()) -> None:
+    """Train and promote characters; those that fail their gate stay candidates, and are named."""
+    from npc_adapters.errors import StoreError
+
+    for npc in npcs or world.npcs:
+        outcome = training.train_npc(world, npc, NPC_ADAPTER, corpus=corpus)
+        report = outcome.report
+        console.print(
+            f"{npc}: held-out perplexity {report['valid_perplexity']:.2f} "
+            f"after {report['seconds']:.0f} s"
+        )
+        try:
+            training.promote(world, npc, corpus=corpus)
+        except StoreError as error:
+            console.print(f"{error}")
+
+
+def _judge(world: World, corpus: Path, console: Console) -> None:
+    from roles.tables import print_figures
+
+    result = training.evaluate(world, corpus=corpus)
+    print_figures(result["characters"])
+    console.print(f"judge: {result['judge_accuracy']:.0%} right on held-out lines")
+
+
+def _print_times(seconds: dict[str, float], console: Console) -> None:
+    table = Table("step", "minutes")
+    for name, spent in seconds.items():
+        table.add_row(name, f"{spent / 60:.1f}")
+    table.add_row("together", f"{sum(seconds.values()) / 60:.1f}")
+    console.print(table)

@@ -1,0 +1,345 @@
+"""Commands of the offline side: train, evaluate, adapters, build. Heavy imports wait inside."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+_World = Annotated[str, typer.Option(help="a world's folder, or the name of one that ships")]
+_Json = Annotated[bool, typer.Option("--json", help="print one JSON document")]
+_Corpus = Annotated[Path, typer.Option(help="folder of the generated rows")]
+STARTER = "biblioteca_eterna"
+CORPUS = Path("runs/corpus")
+
+train_app = typer.Typer(no_args_is_help=True, help="Train bases and adapters.")
+evaluate_app = typer.Typer(no_args_is_help=True, help="Judge what was trained.")
+adapters_app = typer.Typer(no_args_is_help=True, help="The library of a world's adapters.")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the offline side's commands to the command line."""
+    train_app.command("npc")(train_npc)
+    train_app.command("director")(train_director)
+    evaluate_app.command("npc")(evaluate_npc)
+    for command in (list_adapters, show, add, remove, promote, rollback, blend, merge, diff):
+        adapters_app.command(command.__name__.removesuffix("_adapters"))(command)
+    app.add_typer(train_app, name="train")
+    app.add_typer(evaluate_app, name="evaluate")
+    app.add_typer(adapters_app, name="adapters")
+    app.command()(build)
+
+
+def train_npc(
+    name: Annotated[str, typer.Argument(help="the character's id")],
+    world: _World = STARTER,
+    method: Annotated[
+        str, typer.Option(help="lora, qlora, dora, ia3, prompt, prefix, ptuning or full")
+    ] = "lora",
+    data: Annotated[
+        list[Path] | None, typer.Option(help="JSON Lines instead of the character's own")
+    ] = None,
+    corpus: _Corpus = CORPUS,
+    rank: int = 16,
+    alpha: float = 32,
+    targets: Annotated[str, typer.Option(help="projections, comma-separated")] = "q,k,v,o",
+    dropout: float = 0.05,
+    epochs: float = 3,
+    lr: Annotated[float, typer.Option(help="peak learning rate; 0: the method's usual")] = 0.0,
+    batch_size: int = 8,
+    accumulate: int = 1,
+    replay: Annotated[float, typer.Option(help="general rows mixed in, as a share")] = 0.1,
+    checkpointing: Annotated[bool, typer.Option(help="save memory, spend time")] = False,
+    seed: int = 1,
+    resume: Annotated[bool, typer.Option(help="go on from a killed run")] = False,
+    parent: Annotated[Path | None, typer.Option(help="adapter folder to go on from")] = None,
+    promoted: Annotated[
+        bool, typer.Option("--promote", help="make it live if it passes its gate")
+    ] = False,
+    from_feedback: Annotated[
+        Path | None, typer.Option(help="lines marked in play: go on from the live adapter")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option(help="print parameters and memory, then stop")] = False,
+    as_json: _Json = False,
+) -> None:
+    """Train a character's adapter from its dialogue; it waits as a candidate."""
+    from npc_adapters.train import TrainConfig
+    from roles import training
+    from roles.world import World
+
+    loaded = World.load(world)
+    config = TrainConfig(
+        method=method,
+        rank=rank,
+        alpha=alpha,
+        dropout=dropout,
+        targets=_targets(targets),
+        epochs=epochs,
+        lr=lr,
+        batch_size=batch_size,
+        accumulate=accumulate,
+        replay=replay,
+        checkpointing=checkpointing,
+        seed=seed,
+    )
+    if dry_run:
+        _print_cost(training.base_folder(loaded, "npc"), config, as_json)
+        return
+    if from_feedback is not None:
+        outcome = training.train_from_feedback(loaded, name, from_feedback, config)
+    else:
+        outcome = training.train_npc(
+            loaded,
+            name,
+            config,
+            corpus=corpus,
+            data=data or (),
+            parent=parent,
+            resume=resume,
+            show=not as_json,
+        )
+    _print_outcome(outcome, as_json)
+    if promoted:
+        training.promote(loaded, name, corpus=corpus)
+
+
+def train_director(
+    world: _World = STARTER,
+    corpus: _Corpus = CORPUS,
+    method: Annotated[str, typer.Option(help="as for npc")] = "qlora",
+    rank: int = 16,
+    epochs: float = 2,
+    lr: float = 0.0,
+    resume: bool = False,
+    promoted: Annotated[bool, typer.Option("--promote", help="make it live")] = False,
+    dry_run: bool = False,
+    as_json: _Json = False,
+) -> None:
+    """Train the director's adapter, over a base in 4 bit unless told otherwise."""
+    from npc_adapters.train import TrainConfig
+    from roles import training
+    from roles.world import DIRECTOR, World
+
+    loaded = World.load(world)
+    config = TrainConfig(method=method, rank=rank, alpha=2 * rank, epochs=epochs, lr=lr)
+    if dry_run:
+        _print_cost(training.base_folder(loaded, "director"), config, as_json)
+        return
+    outcome = training.train_director(
+        loaded, config, corpus=corpus, resume=resume, show=not as_json
+    )
+    _print_outcome(outcome, as_json)
+    if promoted:
+        training.library(loaded).promote(DIRECTOR)
+
+
+def evaluate_npc(
+    name: Annotated[str | None, typer.Argument(help="the character's id")] = None,
+    all_of_them: Annotated[bool, typer.Option("--all", help="every character")] = False,
+    world: _World = STARTER,
+    corpus: _Corpus = CORPUS,
+    rows: Annotated[int, typer.Option(help="held-out rows per character, at most")] = 40,
+    threads: int = 2,
+    as_json: _Json = False,
+) -> None:
+    """Judge adapters: perplexity against every other's, voice, lore, forgetting, variety."""
+    import json
+
+    from npc_adapters.errors import UsageError
+    from roles import training
+    from roles.world import World
+
+    if (name is None) == (not all_of_them):
+        raise UsageError("name one character, or say --all")
+    loaded = World.load(world)
+    result = training.evaluate(loaded, corpus=corpus, num_rows=rows, threads=threads)
+    if name is not None:
+        if name not in result["characters"]:
+            raise UsageError(f"{name} has no adapter; there are: {', '.join(result['characters'])}")
+        result["characters"] = {name: result["characters"][name]}
+    if as_json:
+        print(json.dumps(result, indent=2))
+        return
+    from roles.tables import print_figures
+
+    print_figures(result["characters"])
+    print(f"judge: {result['judge_accuracy']:.0%} right on held-out lines")
+    print(f"swap matrix: {result['matrix_png']}")
+
+
+def list_adapters(world: _World = STARTER, as_json: _Json = False) -> None:
+    """List the live adapters."""
+    import json
+
+    from roles.tables import print_cards
+    from roles.training import library
+    from roles.world import World
+
+    cards = library(World.load(world)).cards()
+    if as_json:
+        print(json.dumps([card.model_dump() for card in cards], indent=2))
+    else:
+        print_cards(cards)
+
+
+def show(name: str, world: _World = STARTER) -> None:
+    """Print an adapter's card and what happened to it, as JSON."""
+    import json
+
+    from npc_adapters.card import read_card
+    from roles.training import library
+    from roles.world import World
+
+    found = library(World.load(world))
+    card = read_card(found.live(name))
+    print(json.dumps({"card": card.model_dump(), "log": found.log(name)}, indent=2))
+
+
+def add(name: str, folder: Path, world: _World = STARTER, force: str = "") -> None:
+    """Take an adapter folder into the library, through the gate (or --force REASON)."""
+    _promote(world, name, folder, force)
+
+
+def promote(
+    name: str,
+    world: _World = STARTER,
+    force: Annotated[str, typer.Option(help="go live in spite of the gate; say why")] = "",
+) -> None:
+    """Make a candidate live, if it passes its character's gate."""
+    _promote(world, name, None, force)
+
+
+def _promote(world: str, name: str, folder: Path | None, force: str) -> None:
+    from roles import training
+    from roles.world import World
+
+    card = training.promote(World.load(world), name, folder=folder, force_reason=force)
+    print(f"{name} is live: {card.digest[:12]}")
+
+
+def rollback(name: str, world: _World = STARTER) -> None:
+    """Bring back the adapter that was live before, in a running server too."""
+    from roles import training
+    from roles.world import World
+
+    loaded = World.load(world)
+    card = training.library(loaded).rollback(name)
+    training.tell_server(name)
+    print(f"{name} is back at {card.digest[:12]}")
+
+
+def remove(name: str, world: _World = STARTER) -> None:
+    """Take a live adapter out; it stays in the history."""
+    from roles.training import library
+    from roles.world import World
+
+    library(World.load(world)).remove(name)
+    print(f"{name} is out; `adapters rollback {name}` brings it back")
+
+
+def blend(
+    name: Annotated[str, typer.Argument(help="of the result")],
+    parts: Annotated[list[str], typer.Argument(help="ADAPTER=WEIGHT, at least two")],
+    how: Annotated[str, typer.Option(help="exact, linear, ties, dare_linear or svd")] = "exact",
+    world: _World = STARTER,
+) -> None:
+    """Mix adapters into a candidate."""
+    from npc_adapters.blend import blend_adapters
+    from roles import training
+    from roles.world import World
+
+    loaded = World.load(world)
+    found = training.library(loaded)
+    folders = {part: found.live(part) for part in (text.partition("=")[0] for text in parts)}
+    weights = [_weight(text) for text in parts]
+    out = found.candidate(name)
+    base = training.base_folder(loaded, "npc")
+    blend_adapters(base, list(folders.values()), weights, out, name=name, how=how)
+    print(f"{out}: promote it with `biblioteca adapters promote {name}`")
+
+
+def merge(name: str, out: Path, world: _World = STARTER) -> None:
+    """Write a copy of the base with one adapter merged in, for single-character games."""
+    from npc_adapters.blend import merge_adapter
+    from roles import training
+    from roles.world import World
+
+    loaded = World.load(world)
+    merge_adapter(training.base_folder(loaded, "npc"), training.library(loaded).live(name), out)
+    print(out)
+
+
+def diff(first: str, second: str, world: _World = STARTER) -> None:
+    """Compare two live adapters, module by module, as JSON."""
+    import json
+
+    from npc_adapters.blend import compare_adapters
+    from roles.training import library
+    from roles.world import World
+
+    found = library(World.load(world))
+    print(json.dumps(compare_adapters(found.live(first), found.live(second)), indent=2))
+
+
+def build(
+    world: Annotated[str, typer.Argument(help="a world's folder, or one that ships")] = STARTER,
+    minutes: Annotated[float, typer.Option(help="about how long all trainings may take")] = 120,
+    fresh: Annotated[bool, typer.Option(help="also redo what is there already")] = False,
+    only: Annotated[str, typer.Option(help="comma-separated steps; see --help-steps")] = "",
+    corpus: _Corpus = CORPUS,
+) -> None:
+    """Rebuild a world's models from its text: corpus, bases, adapters, students, judge."""
+    from roles.build import build_world
+    from roles.world import World
+
+    steps = tuple(step for step in only.split(",") if step)
+    build_world(World.load(world), corpus=corpus, minutes=minutes, fresh=fresh, only=steps)
+
+
+def _targets(text: str) -> tuple[str, ...]:
+    """`q,k,v,o` as PEFT names them; full names are taken as they stand."""
+    return tuple(t if "_" in t or t == "all-linear" else f"{t}_proj" for t in text.split(","))
+
+
+def _weight(part: str) -> float:
+    from npc_adapters.errors import UsageError
+
+    _, _, number = part.partition("=")
+    try:
+        return float(number)
+    except ValueError as error:
+        raise UsageError(f"{part!r} is no ADAPTER=WEIGHT, such as pim=0.7") from error
+
+
+def _print_cost(base: Path, config: object, as_json: bool) -> None:
+    import json
+
+    from npc_adapters.train import TrainConfig, cost_of
+
+    assert isinstance(config, TrainConfig)
+    cost = cost_of(base, config)
+    if as_json:
+        figures = {"trainable": cost.trainable, "total": cost.total, "share": cost.share}
+        print(json.dumps({**figures, "memory_bytes": cost.memory_bytes}, indent=2))
+    else:
+        print(
+            f"{config.method}: {cost.trainable:,} of {cost.total:,} parameters "
+            f"({cost.share:.2%}) are trained; about {cost.memory_bytes / 2**20:.0f} MiB of memory"
+        )
+
+
+def _print_outcome(outcome: object, as_json: bool) -> None:
+    import json
+
+    from npc_adapters.train import Outcome
+
+    assert isinstance(outcome, Outcome)
+    figures = {key: value for key, value in outcome.report.items() if key != "history"}
+    if as_json:
+        print(json.dumps({"folder": str(outcome.folder), **figures}, indent=2))
+    else:
+        print(
+            f"{outcome.folder}: held-out perplexity {figures['valid_perplexity']:.2f} "
+            f"after {figures['seconds']:.0f} s on {figures['num_train_rows']} rows"
+        )

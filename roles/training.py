@@ -1,0 +1,303 @@
+"""A world's models from its files: which rows train whom, on which base, and where it lands.
+
+    models/npc-base, models/director-base     bases trained from scratch by `build`
+    models/adapters/NAME                      live adapters: one per character, and the director's
+    models/judge                              tells the characters apart
+
+Rows come from the corpus that the world's grammar writes (`runs/corpus`), and from what a writer
+puts into `npcs/NAME.jsonl`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from engine.adapters import read_adapter
+from engine.requests import SamplingParams
+from npc_adapters.card import AdapterCard
+from npc_adapters.data import Row, read_rows, with_system
+from npc_adapters.errors import TrainingError
+from npc_adapters.evaluate import (
+    GENERAL,
+    Trial,
+    draw_matrix,
+    evaluate_adapters,
+    loops,
+    perplexities,
+    questions_of,
+    swap_matrix,
+)
+from npc_adapters.judge import spoken
+from npc_adapters.replies import write_replies
+from npc_adapters.store import AdapterLibrary, Check
+from npc_adapters.tokenizer import SPECIAL_TOKENS
+from npc_adapters.train import Outcome, TrainConfig, train_adapter
+from roles.prompt import npc_system
+from roles.world import DIRECTOR, World
+
+CORPUS = Path("runs/corpus")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowSet:
+    """Rows to learn from and rows held out."""
+
+    train: list[Row]
+    valid: list[Row]
+
+
+def library(world: World) -> AdapterLibrary:
+    """Where a world's adapters live."""
+    return AdapterLibrary(world.root / "models" / "adapters")
+
+
+def base_folder(world: World, tier: str) -> Path:
+    """The local folder of a tier's base.
+
+    Raises:
+        TrainingError: it is not there, or only named by its hub id.
+    """
+    name = getattr(world.spec.tiers, tier).base
+    folder = Path(world.model_path(name))
+    if not (folder / "config.json").is_file():
+        raise TrainingError(
+            f"the {tier} base {name!r} is no local folder; run `biblioteca build`, "
+            "or download it and name its folder in world.toml"
+        )
+    return folder
+
+
+def _corpus_rows(stem: str, split: str, corpus: Path) -> list[Row]:
+    path = corpus / f"{stem}.{split}.jsonl"
+    if not path.exists():
+        return []
+    return read_rows([path], control_tokens=SPECIAL_TOKENS).require_sound()
+
+
+def npc_rows(world: World, npc: str, *, corpus: Path = CORPUS, data: Sequence[Path] = ()) -> RowSet:
+    """A character's rows: given files alone, or else its own file and the corpus.
+
+    Raises:
+        TrainingError: no such character, or nothing to learn from.
+        DataError: faulty rows.
+    """
+    if npc not in world.npcs:
+        raise TrainingError(f"no character {npc!r}; there are: {', '.join(world.npcs)}")
+    spec = world.npcs[npc]
+    system = npc_system(spec.name, spec.role, spec.persona)
+    own = world.root / "npcs" / f"{npc}.jsonl"
+    files = list(data) or ([own] if own.exists() else [])
+    train = read_rows(files, control_tokens=SPECIAL_TOKENS).require_sound() if files else []
+    valid: list[Row] = []
+    if not data:
+        train += _corpus_rows(f"npc-{npc}", "train", corpus)
+        valid = _corpus_rows(f"npc-{npc}", "valid", corpus)
+    if not train:
+        raise TrainingError(f"{npc} has nothing to learn from: write {own}, or give --data FILE")
+    return RowSet(train=with_system(train, system), valid=with_system(valid, system))
+
+
+def general_rows(split: str, corpus: Path = CORPUS, limit: int = 2000) -> list[Row]:
+    """Dialogue of nobody in particular: against forgetting, and to measure it."""
+    return [row for row in _corpus_rows("base", split, corpus)[: 4 * limit] if row.text][:limit]
+
+
+def train_npc(
+    world: World,
+    npc: str,
+    config: TrainConfig,
+    *,
+    corpus: Path = CORPUS,
+    data: Sequence[Path] = (),
+    parent: Path | None = None,
+    resume: bool = False,
+    show: bool = True,
+) -> Outcome:
+    """Train a character's adapter; it waits as a candidate until it is promoted."""
+    rows = npc_rows(world, npc, corpus=corpus, data=data)
+    return train_adapter(
+        name=npc,
+        base=base_folder(world, "npc"),
+        rows=rows.train,
+        valid=rows.valid,
+        out=library(world).candidate(npc),
+        config=config,
+        replay=general_rows("train", corpus) if config.replay else (),
+        parent=parent,
+        resume=resume,
+        show=show,
+    )
+
+
+def train_director(
+    world: World,
+    config: TrainConfig,
+    *,
+    corpus: Path = CORPUS,
+    resume: bool = False,
+    show: bool = True,
+) -> Outcome:
+    """Train the director's adapter.
+
+    Raises:
+        TrainingError: the corpus has no director's rows.
+    """
+    train = _corpus_rows("director", "train", corpus)
+    if not train:
+        raise TrainingError(f"{corpus}/director.train.jsonl is missing; run `biblioteca build`")
+    return train_adapter(
+        name=DIRECTOR,
+        base=base_folder(world, "director"),
+        rows=train,
+        valid=_corpus_rows("director", "valid", corpus),
+        out=library(world).candidate(DIRECTOR),
+        config=config,
+        resume=resume,
+        show=show,
+    )
+
+
+def trials(world: World, npcs: Sequence[str], corpus: Path = CORPUS) -> dict[str, Trial]:
+    """What characters are judged on; without a corpus, a tenth of their own rows."""
+    from npc_adapters.data import split_rows
+
+    found = {}
+    for npc in npcs:
+        rows = npc_rows(world, npc, corpus=corpus)
+        train, valid = (rows.train, rows.valid) if rows.valid else split_rows(rows.train)
+        found[npc] = Trial(held_out=valid, train=train)
+    return found
+
+
+def evaluate(
+    world: World, *, corpus: Path = CORPUS, num_rows: int = 40, threads: int = 2
+) -> dict[str, Any]:
+    """Judge all characters' live adapters; keeps the judge, the report and the swap matrix.
+
+    Returns:
+        `characters`: figures by character; `matrix`; `judge_accuracy` on held-out lines;
+        `matrix_png`: where the heat map lies.
+    """
+    found = library(world)
+    adapters = {npc: found.live(npc) for npc in world.npcs if found.live(npc).is_dir()}
+    if not adapters:
+        raise TrainingError(f"{world.spec.title} has no adapter yet; run `biblioteca train npc`")
+    figures, whole = evaluate_adapters(
+        base_folder(world, "npc"),
+        adapters,
+        trials(world, list(adapters), corpus),
+        general_rows("valid", corpus),
+        sampling=sampling(world),
+        num_rows=num_rows,
+        threads=threads,
+    )
+    folder = world.root / "models" / "judge"
+    whole.pop("judge").save(folder)
+    draw_matrix(whole["matrix"], folder / "swap_matrix.png")
+    result = {"characters": figures, **whole, "matrix_png": str(folder / "swap_matrix.png")}
+    return result
+
+
+def sampling(world: World) -> SamplingParams:
+    """How the npc tier picks words, as players hear it."""
+    table = world.spec.tiers.npc.sampling.model_dump(exclude_none=True)
+    return SamplingParams(**{"max_tokens": 96, "temperature": 0.7, **table})
+
+
+def promote(
+    world: World,
+    npc: str,
+    *,
+    folder: Path | None = None,
+    corpus: Path = CORPUS,
+    force_reason: str = "",
+) -> AdapterCard:
+    """Make a candidate live through its gate, and tell a running server.
+
+    Raises:
+        StoreError: damaged, unfit, or refused by the gate; the live one stays.
+    """
+    checks = [] if npc == DIRECTOR else [gate(world, corpus)]
+    tier = "director" if npc == DIRECTOR else "npc"
+    card = library(world).promote(
+        npc, folder, base=base_folder(world, tier), checks=checks, force_reason=force_reason
+    )
+    tell_server(npc)
+    return card
+
+
+def gate(world: World, corpus: Path = CORPUS) -> Check:
+    """The gate of a world's characters: figures of a candidate against `[gate]` in world.toml.
+
+    Known figures, with the thresholds that hold where the world sets none: `gain` (held-out
+    perplexity below the base's, share, at least), `forgetting` (at most), `broken` (share of
+    looping or cut-off replies, at most).
+    """
+
+    def check(npc: str, folder: Path) -> list[str]:
+        figures = candidate_figures(world, npc, folder, corpus)
+        limits = {**GATE, **world.spec.gate}
+        return [
+            f"{name} is {figures[name]:.3f}, wanted {word} {limit:g}"
+            for name, limit in limits.items()
+            if name in figures
+            for word, ok in [_verdict(name, figures[name], limit)]
+            if not ok
+        ]
+
+    return check
+
+
+GATE = {"gain": 0.1, "forgetting": 0.2, "broken": 0.2}
+_AT_MOST = ("forgetting", "broken", "perplexity")
+
+
+def _verdict(name: str, value: float, limit: float) -> tuple[str, bool]:
+    if name in _AT_MOST:
+        return "at most", value <= limit
+    return "at least", value >= limit
+
+
+def candidate_figures(
+    world: World, npc: str, folder: Path, corpus: Path = CORPUS, num_rows: int = 16
+) -> dict[str, float]:
+    """Figures of one adapter folder, on few rows: what a gate can afford."""
+    base = base_folder(world, "npc")
+    trial = trials(world, [npc], corpus)[npc]
+    rows = list(trial.held_out)[:num_rows]
+    general = general_rows("valid", corpus)[:num_rows]
+    with_general = {npc: rows, **({GENERAL: general} if general else {})}
+    figures = perplexities(swap_matrix(base, {npc: folder}, with_general), npc)
+    if read_adapter(folder).rank:
+        questions = questions_of(rows, npc)
+        replies = write_replies(base, {npc: folder}, questions, sampling=sampling(world))
+        figures["broken"] = sum(loops(spoken(reply)) for reply in replies) / len(replies)
+    return figures
+
+
+def tell_server(npc: str) -> bool:
+    """Ask a running server, if there is one, to take a character's adapter anew.
+
+    The line being spoken ends on the old one. Returns whether a server did.
+    """
+    import asyncio
+
+    from protocol.administration import AdaptersRequest
+    from protocol.async_client import AsyncClient
+    from protocol.connection import default_path
+    from protocol.errors import ProtocolError
+
+    async def ask() -> None:
+        async with AsyncClient(default_path()) as client:
+            await client.request("adapters", AdaptersRequest(op="load", name=npc))
+
+    if not default_path().exists():
+        return False
+    try:
+        asyncio.run(asyncio.wait_for(ask(), timeout=10))
+    except (ProtocolError, OSError, TimeoutError):
+        return False  # a stale connection file: nobody is there to be told
+    return True
