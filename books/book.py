@@ -184,7 +184,8 @@ def _passages(pages: tuple[Page, ...]) -> tuple[Passage, ...]:
     passages: list[Passage] = []
     heading = ""
     for page in pages:
-        opening = f"{page.chapter}. " if page.chapter != heading else ""
+        new = page.chapter and page.chapter != heading
+        opening = f"{page.chapter}. " if new else ""
         heading = page.chapter
         for paragraph in page.text.split("\n\n"):
             for text in _fill(sentences(paragraph), _PASSAGE_WORDS, " "):

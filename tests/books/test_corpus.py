@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+from books.book import read_book
+from books.corpus import build_rows, split_passages
+from books.facts import read_facts
+from books.prompt import parse_reply
+
+
+def rows_of(path: Path) -> list[tuple[str, str, str]]:
+    book = read_book(path)
+    rows = build_rows(book, read_facts(path, book), ["Who rang the tide bell?"])
+    return [(row.kind, row.messages[-1].text if row.messages else "", row.reply) for row in rows]
+
+
+def test_rows_are_the_same_each_time(book_path: Path) -> None:
+    assert rows_of(book_path) == rows_of(book_path)
+
+
+def test_every_kind_of_row_is_there_with_its_mark(book_path: Path) -> None:
+    kinds = {kind for kind, _, _ in rows_of(book_path)}
+    assert kinds == {"answer", "unknown", "follow_up", "passage"}
+    for kind, _, reply in rows_of(book_path):
+        if kind != "passage":
+            assert parse_reply(reply)[0] == (kind != "unknown")
+
+
+def test_answers_rest_on_passages_of_the_book(book_path: Path) -> None:
+    book = read_book(book_path)
+    texts = {passage.text for passage in book.passages}
+    for kind, turn, _ in rows_of(book_path):
+        if kind == "answer":
+            shown = [line[9:] for line in turn.split("\n") if line.startswith("Passage: ")]
+            assert set(shown) <= texts
+
+
+def test_another_books_question_and_renamed_ones_are_declined(book_path: Path) -> None:
+    declined = [turn for kind, turn, _ in rows_of(book_path) if kind == "unknown"]
+    assert any("tide bell" in turn.lower() for turn in declined)
+    assert len([turn for turn in declined if "Anselm Pike" not in turn]) > 30
+
+
+def test_a_follow_up_carries_the_question_before(book_path: Path) -> None:
+    book = read_book(book_path)
+    rows = build_rows(book, read_facts(book_path, book), [])
+    row = next(row for row in rows if row.kind == "follow_up")
+    roles = [message.role for message in row.messages]
+    assert roles == ["system", "user", "assistant", "user"]
+    assert row.messages[2].text == "[answer] The keeper is a boy called Anselm Pike."
+    assert row.reply == "[answer] His dog is named Ash."
+
+
+def test_held_out_passages_are_never_trained_on(tmp_path: Path) -> None:
+    path = tmp_path / "long.txt"
+    path.write_text("\n\n".join(f"Sentence number {n} tells of the year {n}." for n in range(60)))
+    book = read_book(path)
+    kept, held_out = split_passages(book)
+    assert len(held_out) == len(book.passages) // 10
+    trained = {reply for kind, _, reply in rows_of(path) if kind == "passage"}
+    assert trained == {passage.text for passage in kept}
