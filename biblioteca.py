@@ -32,7 +32,7 @@ _COMMANDS = (
     "roles.cli",
     "roles.dialogues.cli",
     "engine.cli",
-    "npc_adapters.cli",
+    "roles.offline",
     "books.cli",
     "protocol.cli",
     "tui.cli",

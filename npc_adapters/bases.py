@@ -67,6 +67,8 @@ def train_base(
     shape: BaseShape | None = None,
     parent: Path | None = None,
     layers: int | None = None,
+    replay: Path | None = None,
+    replay_share: float = 0.15,
     prompt_weight: float = 0.1,
     max_tokens: int = 512,
     report: Report = print,
@@ -82,6 +84,8 @@ def train_base(
         shape: size of a base from scratch.
         parent: a trained base to start from instead, tokenizer included.
         layers: makes the parent that deep first (depth up-scaling).
+        replay: rows of another kind, mixed in against forgetting.
+        replay_share: how many of them, as a share of the other rows.
         prompt_weight: weight in the loss of everything that is not a reply.
         max_tokens: longer conversations are left out.
         report: called with a line of text now and then.
@@ -95,6 +99,8 @@ def train_base(
     """
     torch.manual_seed(config.seed)
     rows, held_out = read_corpus(train), read_corpus(valid)
+    if replay is not None:
+        rows += read_corpus([replay])[: round(replay_share * len(rows))]
     work.mkdir(parents=True, exist_ok=True)
     tokenizer, model = (
         _grown(parent, layers) if parent else _fresh(rows, shape or BaseShape(), work)

@@ -50,6 +50,7 @@ class TrainConfig:
             forgetting (Rolnick et al. 2019).
         patience: epochs without a better validation loss before training stops.
         max_tokens: longer rows are left out.
+        max_rows: use this many of the character's rows at most; 0 uses all.
         checkpointing: recompute activations to save memory (Chen et al. 2016).
         nf4: train over a base rounded to 4 bit (QLoRA, Dettmers et al. 2023).
     """
@@ -66,7 +67,8 @@ class TrainConfig:
     accumulate: int = 1
     replay: float = 0.1
     patience: int = 2
-    max_tokens: int = 768
+    max_tokens: int = 640
+    max_rows: int = 0
     checkpointing: bool = False
     seed: int = 1
 
@@ -176,6 +178,7 @@ def train_adapter(
     check_feasible(base, config)
     template = ChatTemplate(base)
     train, valid = (rows, valid) if valid else split_rows(rows)
+    train = train[: config.max_rows or None]
     mixed = [*train, *_sample(replay, round(config.replay * len(train)), config.seed)]
     datasets = [to_dataset(template, part, config.max_tokens) for part in (mixed, valid)]
     for part, dataset in zip(("training", "validation"), datasets, strict=True):

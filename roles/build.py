@@ -148,7 +148,7 @@ def _train_npc_base(world: World, corpus: Path, minutes: float, console: Console
 
 def _train_director_base(world: World, corpus: Path, minutes: float, console: Console) -> None:
     train_base(
-        train=[corpus / "director-base.train.jsonl"],
+        train=[corpus / "director.train.jsonl"],
         valid=[corpus / "director.valid.jsonl"],
         out=world.root / "models" / "director-base",
         work=WORK / world.root.name / "director-base",
@@ -157,7 +157,8 @@ def _train_director_base(world: World, corpus: Path, minutes: float, console: Co
         ),
         parent=world.root / "models" / "npc-base",
         layers=DIRECTOR_LAYERS,
-        max_tokens=768,
+        replay=corpus / "base.train.jsonl",
+        max_tokens=640,
         report=console.print,
     )
 

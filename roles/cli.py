@@ -93,7 +93,7 @@ def agents(connection: _Connection = None, as_json: _Json = False) -> None:
     if as_json:
         print(reply.model_dump_json(indent=2))
         return
-    Screen(Console(), {info.agent: info for info in reply.agents}).cast()
+    Screen(Console(), {info.agent: info for info in reply.agents}).listing()
 
 
 def inspect(
@@ -156,10 +156,11 @@ def _request(connection: Path | None, kind: str, body: Body) -> Body:
     """Ask a running server one thing."""
     import asyncio
 
-    from protocol.client import AsyncClient
+    from protocol.async_client import AsyncClient
 
     async def ask() -> Body:
         async with AsyncClient(connection) as client:
-            return await client.request(kind, body)
+            reply: Body = await client.request(kind, body)
+            return reply
 
     return asyncio.run(ask())

@@ -11,12 +11,12 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from protocol.client import AsyncClient
 from rich.console import Console
 
 from protocol import administration as admin
 from protocol import messages as wire
 from protocol import play as game
+from protocol.async_client import AsyncClient
 from protocol.errors import Refusal
 from roles.errors import ServeError
 from roles.screen import Screen
@@ -182,7 +182,7 @@ class Player:
                     self.screen.note(_HELP)
                 case "look":
                     await self._meet()
-                    self.screen.cast()
+                    self.screen.listing()
                 case "talk":
                     await self._turn_to(name)
                 case "ask":

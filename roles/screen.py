@@ -24,6 +24,7 @@ from protocol.errors import ProtocolError
 
 _COLOURS = ("cyan", "magenta", "yellow", "bright_blue", "bright_red", "bright_cyan", "green")
 _TIER_COLOURS = {"director": "gold3", "book": "dark_sea_green4"}
+_PLURALS = {"director": "director", "npc": "characters", "book": "books"}
 _FRAMES_PER_S = 12
 _BAR_CELLS = 40
 
@@ -67,14 +68,15 @@ class Screen:
 
     def happened(self, kind: str, text: str, waiting: int) -> None:
         """An event the game reported."""
-        line = Text.assemble(("  ⚑ ", "bold red"), (text, "bold"))
-        line.append(f"   event {kind}, {waiting} waiting for the director", style="grey50")
-        self.console.print(line)
+        self.console.print()
+        self.console.print(Text.assemble(("  ⚑ ", "bold red"), (text, "bold")))
+        told = "1 event waits" if waiting == 1 else f"{waiting} events wait"
+        self.note(f"  event {kind}; {told} for the director")
 
     def says(self, who: str, to: str, text: str) -> None:
         """What the player says."""
-        line = Text.assemble((f"  {who}", "bold white"), (f" to {self.name(to)}: ", "grey50"), text)
-        self.console.print(line)
+        words = Text.assemble((who, "bold white"), (f" to {self.name(to)}: ", "grey50"), text)
+        self.console.print(Padding(words, (1, 2, 1, 2)))
 
     def page(self, page: play.ReadReply) -> None:
         """A page read aloud."""
@@ -94,20 +96,32 @@ class Screen:
         self.console.print(Text(f"  {text}", style=style))
 
     def cast(self) -> None:
-        """Everyone who is hosted."""
+        """Everyone who is hosted, in a few lines."""
+        table = Table(box=None, padding=(0, 2), show_header=False)
+        for tier in ("director", "npc", "book"):
+            infos = [info for info in self.agents.values() if info.tier == tier]
+            words = Text()
+            for info in infos:
+                words.append(", " if words else "")
+                words.append(info.name or info.agent, style=f"bold {self.colour(info.agent)}")
+                if info.state != "ready":
+                    words.append(f" ({info.state})", style="red")
+            table.add_row(Text(_PLURALS[tier], style="grey50"), words)
+        self.console.print(table)
+
+    def listing(self) -> None:
+        """Everyone who is hosted, a row each."""
         table = Table(box=None, padding=(0, 2), header_style="grey50")
-        for column in ("agent", "tier", "name", "", "adapter", "state"):
-            table.add_column(column)
+        for column in ("agent", "tier", "adapter", "state", "lines", "first token"):
+            table.add_column(column, overflow="fold")
         for info in self.agents.values():
-            adapter = f"{info.adapter.name} v{info.adapter.version}" if info.adapter else "-"
-            style = self.colour(info.agent)
             table.add_row(
-                Text(info.agent, style=f"bold {style}"),
+                Text(info.agent, style=f"bold {self.colour(info.agent)}"),
                 info.tier,
-                Text(info.name),
-                Text(info.about[:48], style="grey50"),
-                adapter,
+                f"{info.adapter.name} v{info.adapter.version}" if info.adapter else "-",
                 info.state,
+                str(info.lines),
+                f"{info.ttft_ms:.0f} ms" if info.ttft_ms is not None else "-",
             )
         self.console.print(table)
 
@@ -158,7 +172,7 @@ class Screen:
             wanted = f"wants to {action.name} {json.dumps(action.arguments, ensure_ascii=False)}"
             parts.append(Text(f"  → {wanted}", style="italic"))
         if reply is not None:
-            parts.append(Text(f"  {label(reply)}", style="grey50"))
+            parts.append(Padding(Text(label(reply), style="grey50"), (0, 0, 0, 2)))
         return Group(*parts)
 
     def _overlap(self, speeches: list[Speech]) -> RenderableType:
@@ -188,7 +202,6 @@ def label(reply: wire.LineReply) -> str:
         adapter,
         f"first token {used.ttft_ms:.0f} ms",
         f"{used.tokens_per_s:.0f} tokens/s",
-        f"{used.prompt_tokens} prompt tokens, {used.cached_tokens} cached",
     ]
     if isinstance(reply, wire.AskReply) and reply.passages:
         pages = sorted({passage.page for passage in reply.passages})

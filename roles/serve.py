@@ -16,6 +16,7 @@ from pathlib import Path
 
 from protocol.connection import default_path
 from protocol.server import Server, ServerConfig
+from roles.dialogues.rehearsal import Rehearsals
 from roles.errors import ServeError, WorldError
 from roles.manager import Manager
 from roles.store import Store
@@ -58,7 +59,7 @@ async def serve(config: ServeConfig) -> None:
         log.warning("%s", problem)
     manager = Manager(world, open_store(config.state or state_folder(world)))
     server = Server(
-        manager,
+        Rehearsals(manager.house, manager),
         ServerConfig(
             host=config.host,
             ports=config.ports,

@@ -107,7 +107,8 @@ async def obstacle(engine: Engine, deadlines: Deadlines) -> str:
                 await engine.backend.wait_ready()
         except TimeoutError:
             engine.breaker.gave_up()
-            return f"the {engine.tier} engine is {engine.state}"
+            state = engine.state if engine.prepared.is_set() else "still loading"
+            return f"the {engine.tier} engine is {state}"
         except EngineError as error:
             engine.breaker.gave_up()
             return str(error)

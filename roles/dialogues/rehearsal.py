@@ -21,6 +21,7 @@ from protocol import messages as wire
 from protocol.errors import Code, Refusal
 from protocol.messages import Body
 from protocol.service import Peer, Request, Service
+from roles.engines import Engines
 from roles.house import House
 from roles.manager import answer
 from roles.problems import nearest
@@ -70,10 +71,10 @@ class Rehearsals:
 
     def _begin(self, session: str, wanted: admin.RehearseRequest) -> None:
         spec = self._world.spec.model_copy(update={"seed": wanted.seed})
-        store = Store()
-        store.path = Path(self._saves.name) / secrets.token_hex(8) / "game.sqlite"  # for its saves
-        house = House(replace(self._world, spec=spec), store, self._house.engines)
-        house.deadline_ms = _DAY_MS if wanted.deadline_ms is None else wanted.deadline_ms
+        house = new_house(replace(self._world, spec=spec), self._house.engines)
+        house.store.path = Path(self._saves.name) / secrets.token_hex(8) / "game.sqlite"
+        if wanted.deadline_ms is not None:
+            house.deadline_ms = wanted.deadline_ms
         try:
             _set_stage(house, wanted)
         except Refusal:
@@ -86,6 +87,13 @@ class Rehearsals:
     def _drop(self, session: str) -> None:
         if (house := self._open.pop(session, None)) is not None:
             _end(house)
+
+
+def new_house(world: World, engines: Engines) -> House:
+    """A game of its own on running engines, in which no line falls back for time."""
+    house = House(world, Store(), engines)
+    house.deadline_ms = _DAY_MS
+    return house
 
 
 def _end(house: House) -> None:
