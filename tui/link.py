@@ -47,8 +47,6 @@ class LiveLink:
                     await self._serve(client, see)
             except ProtocolError as error:
                 see(Seen(time_s=time.time(), name="lost", about=str(error)))
-            finally:
-                self._client = None
             await asyncio.sleep(RETRY_S)
 
     async def _serve(self, client: AsyncClient, see: Sink) -> None:
@@ -72,6 +70,7 @@ class LiveLink:
                 if done:
                     await asyncio.sleep(LOOK_S)
         finally:
+            self._client = None  # before it closes: nobody may ask it any more
             watching.cancel()
             await asyncio.gather(watching, return_exceptions=True)
 

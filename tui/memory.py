@@ -42,10 +42,10 @@ _COLUMNS = {
     ],
     "saves": [
         Column(title="Slot", width=14, flex=1),
-        Column(title="Saved", width=20),
+        Column(title="Saved (UTC)", width=16),
         Column(title="Game", width=8, right=True, rank=1),
         Column(title="Size", width=9, right=True),
-        Column(title="Digest", width=12, rank=2),
+        Column(title="Digest", width=12, rank=4),
         Column(title="Note", width=10, flex=2),
     ],
 }
@@ -310,7 +310,8 @@ def _strength(value: float) -> Content:
 def _save_row(slot: SaveInfo) -> Row:
     return Row(
         key=slot.slot,
-        cells=(words(slot.slot, "bold"), words(slot.saved_at), number(slot.now, " s"),
+        cells=(words(slot.slot, "bold"), words(slot.saved_at[:16].replace("T", " ")),
+               number(slot.now, " s"),
                size(slot.size_bytes or None), words(slot.digest[:12], "$muted"),
                words(slot.note)),
         order=(slot.slot, slot.saved_at, slot.now, slot.size_bytes, slot.digest, slot.note),

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.content import Content
+from textual.content import Content, Span
 from textual.screen import Screen
 from textual.widget import Widget
 from textual.widgets import Footer, Input, Static
@@ -45,16 +45,16 @@ class Tabs(Static):
         self.update(self._content(short=self.size.width < WIDE))
 
     def _content(self, *, short: bool) -> Content:
-        parts: list[Content | tuple[str, str]] = []
+        """All tabs; the light of the current one spills over its edges, and none ever moves."""
+        text, spans, lit = " ", list[Span](), Span(0, 0, "bold $background on $primary")
         for digit, (mode, title, brief) in enumerate(TABS, 1):
-            here = mode == self.current
-            name = brief if short else title
-            key_style = "bold $background on $primary" if here else "bold $primary"
-            name_style = "bold $background on $primary" if here else "$muted"
-            edge = " " if here or not short else ""
-            parts += [(f"{edge}{digit} ", key_style), (f"{name}{edge}", name_style)]
-            parts.append((" " if short else "  ", ""))
-        return Content.assemble(*parts)
+            start = len(text)
+            text += f"{digit} {brief if short else title}"
+            spans += [Span(start, start + 1, "bold $primary"), Span(start + 1, len(text), "$muted")]
+            if mode == self.current:
+                lit = Span(start - 1, len(text) + 1, lit.style)
+            text += " " if short else "  "
+        return Content(text, [*spans, lit])
 
 
 class Status(Static):
@@ -216,7 +216,12 @@ class Page(Screen[None]):
     async def request(
         self, kind: str, body: Body, about: str = "", *, quiet: bool = False
     ) -> Body | None:
-        """Ask the server; a refusal is shown (unless quiet) and gives None."""
+        """Ask the server; a refusal is shown and gives None.
+
+        What is asked quietly is not asked at all where the role may not.
+        """
+        if quiet and not self.store.may(kind):
+            return None
         try:
             return await self.session.request(kind, body, about)
         except ProtocolError as error:

@@ -75,6 +75,12 @@ class Pane(ScrollView, can_focus=True, inherit_bindings=False):
         self._blocks: Sequence[Block] = ()
         self._wrapped: dict[str, tuple[Content, list[Strip]]] = {}
         self._lines: list[tuple[Block, Strip]] = []
+        self._at_end = True
+
+    def watch_scroll_y(self, old_value: float, new_value: float) -> None:
+        """Remember whether the reader is at the end: growth alone doesn't change that."""
+        super().watch_scroll_y(old_value, new_value)
+        self._at_end = new_value >= self.max_scroll_y - 1
 
     # --- what is in it ------------------------------------------------------------------
 
@@ -90,7 +96,7 @@ class Pane(ScrollView, can_focus=True, inherit_bindings=False):
 
     def show(self, blocks: Sequence[Block]) -> None:
         """Replace the blocks; those that are the same are not wrapped again."""
-        at_end = self.follow and self.scroll_offset.y >= self.max_scroll_y - 1
+        at_end = self.follow and self._at_end
         keys = self.selectable
         on_last = not keys or self.cursor_key == keys[-1]
         self._blocks = blocks
@@ -99,7 +105,7 @@ class Pane(ScrollView, can_focus=True, inherit_bindings=False):
             self._set_cursor(keys[-1] if self.follow else keys[0])
         self._wrap()
         if at_end or self.scroll_offset.y > self.max_scroll_y:
-            self.scroll_to(y=self.max_scroll_y, animate=False)
+            self.scroll_to(y=self.max_scroll_y, animate=False, force=True)
 
     def _wrap(self) -> None:
         """Wrap the blocks that changed, and lay all of them out."""
@@ -123,11 +129,11 @@ class Pane(ScrollView, can_focus=True, inherit_bindings=False):
 
     def on_resize(self) -> None:
         """Wrap everything to the new width; a follower stays at the end."""
-        at_end = self.follow and self.scroll_offset.y >= self.max_scroll_y - 1
+        at_end = self.follow and self._at_end
         self._wrapped.clear()
         self._wrap()
         if at_end:
-            self.call_after_refresh(self.scroll_to, y=self.max_scroll_y, animate=False)
+            self.scroll_to(y=self.max_scroll_y, animate=False, force=True)
 
     def notify_style_update(self) -> None:
         """Draw again in the new colours."""
@@ -151,16 +157,16 @@ class Pane(ScrollView, can_focus=True, inherit_bindings=False):
         rows = [y for y, (block, _) in enumerate(self._lines) if block.key == key]
         height, top = self.scrollable_content_region.height, self.scroll_offset.y
         if rows and rows[0] < top:
-            self.scroll_to(y=rows[0], animate=False)
+            self.scroll_to(y=rows[0], animate=False, force=True)
         elif rows and rows[-1] >= top + height:
-            self.scroll_to(y=max(0, min(rows[0], rows[-1] - height + 1)), animate=False)
+            self.scroll_to(y=max(0, min(rows[0], rows[-1] - height + 1)), animate=False, force=True)
         self.refresh()
 
     def action_step(self, blocks: int) -> None:
         """Move the cursor, or scroll where nothing can be selected."""
         keys = self.selectable
         if not keys:
-            self.scroll_to(y=self.scroll_offset.y + blocks, animate=False)
+            self.scroll_to(y=self.scroll_offset.y + blocks, animate=False, force=True)
             return
         here = keys.index(self.cursor_key) if self.cursor_key in keys else 0
         self.move_to(keys[min(max(here + blocks, 0), len(keys) - 1)])
@@ -168,13 +174,13 @@ class Pane(ScrollView, can_focus=True, inherit_bindings=False):
     def action_turn(self, pages: int) -> None:
         """Scroll by pages."""
         step = max(1, self.scrollable_content_region.height - 1)
-        self.scroll_to(y=self.scroll_offset.y + pages * step, animate=False)
+        self.scroll_to(y=self.scroll_offset.y + pages * step, animate=False, force=True)
 
     def action_edge(self, direction: int) -> None:
         """Go to the first or the last block."""
         if keys := self.selectable:
             self.move_to(keys[0] if direction < 0 else keys[-1])
-        self.scroll_to(y=0 if direction < 0 else self.max_scroll_y, animate=False)
+        self.scroll_to(y=0 if direction < 0 else self.max_scroll_y, animate=False, force=True)
 
     def on_click(self, event: events.Click) -> None:
         """A click puts the cursor on a block; two open it."""

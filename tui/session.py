@@ -97,8 +97,10 @@ class Session:
         try:
             reply = await self.link.request(kind, body)
         except Refusal as error:
-            if error.code in _MISSING:
+            if error.code in _MISSING and kind not in self.missing:
                 self.missing[kind] = error.message
+                self.store.revisions["subject"] += 1
+                self.changed()
             raise
         self.missing.pop(kind, None)
         if kind in _REMEMBERED:

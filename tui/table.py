@@ -170,7 +170,7 @@ class Table(ScrollView, can_focus=True, inherit_bindings=False):
         if at_end:
             self._scroll_into_view()
         elif self.cursor_index != index_before:
-            self.scroll_to(y=self.cursor_index - height_before, animate=False)
+            self.scroll_to(y=self.cursor_index - height_before, animate=False, force=True)
         self.refresh()
 
     # --- the cursor ---------------------------------------------------------------------
@@ -193,9 +193,9 @@ class Table(ScrollView, can_focus=True, inherit_bindings=False):
             return  # not laid out yet
         top = self.scroll_offset.y
         if index < top:
-            self.scroll_to(y=index, animate=False)
+            self.scroll_to(y=index, animate=False, force=True)
         elif index >= top + height:
-            self.scroll_to(y=index - height + 1, animate=False)
+            self.scroll_to(y=index - height + 1, animate=False, force=True)
 
     def action_move(self, rows: int) -> None:
         """Move the cursor by so many rows, stopping at the ends."""

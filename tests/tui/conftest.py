@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pytest
 import pytest_asyncio
 from textual.pilot import Pilot
 
@@ -30,6 +29,7 @@ class Hosted:
     world: FakeWorld
     server: Server
     connection: Path
+    running: bool = False
 
     async def start(self) -> None:
         """Serve; again after `stop`, on other ports."""
@@ -37,10 +37,13 @@ class Hosted:
         self.server = Server(self.world, config)
         await self.server.start()
         self.world.publish = self.server.publish
+        self.running = True
 
     async def stop(self) -> None:
         """Go away, as a server that is shut down does."""
-        await self.server.close()
+        if self.running:
+            self.running = False
+            await self.server.close()
 
 
 @pytest_asyncio.fixture
@@ -71,7 +74,7 @@ class Console:
     @property
     def text(self) -> str:
         """What stands on the screen, as plain rows."""
-        width, height = self.app.size
+        height = self.app.size.height
         strips = self.app.screen._compositor.render_strips()
         return "\n".join(strip.text for strip in strips[:height])
 
@@ -99,7 +102,9 @@ class Console:
     async def type(self, text: str) -> None:
         """Type into what has the focus, then press enter."""
         for character in text:
-            await self.pilot.press({" ": "space", ".": "full_stop", ":": "colon"}.get(character, character))
+            await self.pilot.press(
+                {" ": "space", ".": "full_stop", ":": "colon"}.get(character, character)
+            )
         await self.pilot.press("enter")
 
 
