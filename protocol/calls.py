@@ -236,9 +236,13 @@ class Calls:
         if envelope.t == "error" and envelope.body.get("code") == Code.NO_SESSION:
             self._lost_session(call)
             return None
-        if self._session.receive(envelope) is None:
-            return None
-        call.take(envelope)
+        try:
+            if self._session.receive(envelope) is None:
+                return None
+            call.take(envelope)
+        except FrameError as error:
+            self._fail(call, error)
+            return call
         if call.ended:
             del self._calls[call.id]
         if call is self._greeting:

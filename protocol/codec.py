@@ -172,9 +172,11 @@ def scan(data: bytes, limits: Limits = DEFAULT_LIMITS) -> None:
     while True:
         while left == 0:
             if not outer:
+                if position == size:
+                    return
                 if position < size:
                     raise FrameError(f"{size - position} bytes follow the envelope")
-                return
+                raise FrameError("the frame ends in the middle of a value")
             left = outer.pop()
         if position >= size:
             raise FrameError("the frame ends in the middle of a value")

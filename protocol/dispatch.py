@@ -58,7 +58,8 @@ class Dispatcher:
         world: str = "",
         server: str = "",
     ) -> None:
-        self.jobs = Jobs(Observed(service, self.gateway_info))
+        self.observed = Observed(service, self.gateway_info)
+        self.jobs = Jobs(self.observed)
         self.keys = keys
         self.publisher = publisher or Publisher()
         self.limits = limits or m.Limits()

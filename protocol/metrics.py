@@ -26,6 +26,9 @@ _COUNTERS = {
 }
 
 
+SERVER = Peer(session="", role="admin", user="server")  # who asks when the server itself does
+
+
 class Observed:
     """A service whose `stats` carry the gateway's own figures, and which offers `metrics`."""
 
@@ -39,17 +42,24 @@ class Observed:
         return self._service.handle(peer, request)
 
     async def _observe(self, peer: Peer, request: Request) -> AsyncIterator[Body]:
-        asked = Request(request.key, "stats", StatsRequest(), request.deadline_s)
+        stats = await self.stats(peer, request.key)
+        yield stats if request.type == "stats" else MetricsReply(text=exposition(stats))
+
+    async def stats(self, peer: Peer = SERVER, key: str = "stats") -> StatsReply:
+        """The service's figures and the gateway's.
+
+        Raises:
+            Refusal: the service could not tell.
+        """
         stats = StatsReply()
         try:
-            async for body in self._service.handle(peer, asked):
+            async for body in self._service.handle(peer, Request(key, "stats", StatsRequest())):
                 if isinstance(body, StatsReply):
                     stats = body
         except Refusal as refusal:
             if refusal.code not in (Code.UNSUPPORTED, Code.UNKNOWN_TYPE):
                 raise  # a service without figures of its own still has the gateway's
-        stats = stats.model_copy(update={"gateway": self._gateway()})
-        yield stats if request.type == "stats" else MetricsReply(text=exposition(stats))
+        return stats.model_copy(update={"gateway": self._gateway()})
 
 
 def exposition(stats: StatsReply) -> str:

@@ -30,9 +30,10 @@ from protocol.router import Link, Router
 from protocol.service import Service
 from protocol.session import ServerSession
 from protocol.sessions import SessionLimits
+from protocol.telemetry import StatsSampled
 
 log = logging.getLogger("biblioteca.wire")
-_SWEEP_S = 2.0
+_SECOND_S = 1.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,6 +77,7 @@ class Server:
         self.connection = Connection(work="")
         self._service = service
         self._dispatcher: Dispatcher | None = None
+        self._sampling: asyncio.Task[None] | None = None
         self._keys = KeyStore(self.config.keys) if self.config.keys else None
 
     @property
@@ -115,7 +117,7 @@ class Server:
         except zmq.ZMQError as error:
             await self.close()
             raise ProtocolError(f"can't listen on {config.host}: {error}") from error
-        self._sweep_timer = self._loop.call_later(_SWEEP_S, self._sweep)
+        self._timer = self._loop.call_later(_SECOND_S, self._every_second)
         if config.connection is not None:
             write_private(config.connection, self.connection.model_dump())
 
@@ -166,8 +168,10 @@ class Server:
         path = self.config.connection
         if path is not None and self.connection.work:
             path.unlink(missing_ok=True)
-        if hasattr(self, "_sweep_timer"):
-            self._sweep_timer.cancel()
+        if hasattr(self, "_timer"):
+            self._timer.cancel()
+            if self._sampling is not None:
+                self._sampling.cancel()
             await self.dispatcher.drain(drain_s)
             self._control.stop()
             self._work.close()
@@ -176,9 +180,15 @@ class Server:
             self._keys.close()
         await self._loop.run_in_executor(None, self._context.term)
 
-    def _sweep(self) -> None:
+    def _every_second(self) -> None:
         self.dispatcher.sweep()
-        self._sweep_timer = self._loop.call_later(_SWEEP_S, self._sweep)
+        if self.publisher.is_watched("stats") and (self._sampling is None or self._sampling.done()):
+            self._sampling = self._loop.create_task(self._sample_stats())
+        self._timer = self._loop.call_later(_SECOND_S, self._every_second)
+
+    async def _sample_stats(self) -> None:
+        stats = await self.dispatcher.observed.stats()
+        self.publish("stats", StatsSampled.model_validate(stats.model_dump()))
 
     def _revoked(self, user: str) -> None:
         self._loop.call_soon_threadsafe(self.dispatcher.revoke, user)

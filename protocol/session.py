@@ -314,7 +314,8 @@ class ClientSession:
             seq = order.advance(envelope.t)
         except OrderError as error:
             raise FrameError(f"request {envelope.re}: {error}") from error
-        if seq is not None and envelope.seq != seq:
+        is_refusal = envelope.t == "error" and envelope.seq is None  # it never began
+        if seq is not None and envelope.seq != seq and not is_refusal:
             raise FrameError(f"request {envelope.re}: seq is {envelope.seq}; {seq} was next")
         if order.state is State.ENDED:
             del self._orders[envelope.re]

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from fake_service import FakeService
 
 from protocol.server import Server, ServerConfig
+from tests.protocol.fake_service import FakeService
 
 
 @pytest.fixture

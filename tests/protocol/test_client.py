@@ -1,0 +1,257 @@
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from protocol import messages as m
+from protocol.administration import AgentsRequest, KeysRequest
+from protocol.async_client import AsyncClient
+from protocol.client import Client, connect
+from protocol.connection import Connection, KeyPair
+from protocol.errors import KeyRefusedError, NoServerError, OrderError, Refusal
+from protocol.keys import KeyStore, new_pair
+from protocol.server import Server, ServerConfig
+from protocol.telemetry import Logged
+from protocol.wire import ClientConfig
+from tests.protocol.fake_service import FakeService
+
+
+class Hosted:
+    """A server on a thread of its own, for blocking clients."""
+
+    def __init__(self, folder: Path, ports: tuple[int, int, int] = (0, 0, 0)) -> None:
+        self.path = folder / "connection.json"
+        self.loop = asyncio.new_event_loop()
+        self.service = FakeService()
+        config = ServerConfig(world="A test", connection=self.path, ports=ports)
+        self.server = Server(self.service, config)
+        self.thread = threading.Thread(target=self.loop.run_forever, daemon=True)
+        self.thread.start()
+        asyncio.run_coroutine_threadsafe(self.server.start(), self.loop).result(10)
+
+    def stop(self) -> None:
+        asyncio.run_coroutine_threadsafe(self.server.close(), self.loop).result(10)
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self.thread.join()
+        self.loop.close()
+
+
+@pytest.fixture
+def hosted(tmp_path: Path) -> Iterator[Hosted]:
+    host = Hosted(tmp_path)
+    yield host
+    host.stop()
+
+
+def free_ports() -> tuple[int, int, int]:
+    sockets = [socket.socket() for _ in range(3)]
+    for each in sockets:
+        each.bind(("127.0.0.1", 0))
+    first, second, third = (each.getsockname()[1] for each in sockets)
+    for each in sockets:
+        each.close()
+    return first, second, third
+
+
+def test_a_line_is_spoken_piece_by_piece(hosted: Hosted) -> None:
+    with connect(hosted.path) as client:
+        assert client.welcome.world == "A test"
+        assert list(client.say("echo", "one two")) == ["one", " two"]
+        assert client.request("agents").agents[0].agent == "echo"
+
+
+def test_polling_never_blocks_and_two_lines_run_at_once(hosted: Hosted) -> None:
+    with connect(hosted.path) as client:
+        calls = [client.start("say", agent="slow", text="x") for _ in range(2)]
+        longest_s = 0.0
+        while min(len(call.text) for call in calls) < 50:
+            before = time.monotonic()
+            client.poll()
+            longest_s = max(longest_s, time.monotonic() - before)
+            time.sleep(0.002)
+        client.cancel(calls[0])
+        while not calls[0].ended:
+            client.poll()
+        assert isinstance(calls[0].error, Refusal)
+        assert calls[0].error.code == "cancelled"
+        assert not calls[1].ended
+        assert longest_s < 0.5  # it would be seconds if it waited for an answer
+
+
+def test_leaving_a_stream_early_cancels_it(hosted: Hosted) -> None:
+    with connect(hosted.path) as client:
+        for _ in client.say("slow", "x"):
+            break
+        client.request("agents")
+        deadline = time.monotonic() + 5
+        while hosted.service.num_running and time.monotonic() < deadline:
+            client.poll()
+        assert hosted.service.num_running == 0
+
+
+def test_errors_of_requests_are_raised_with_code_and_field(hosted: Hosted) -> None:
+    with connect(hosted.path) as client:
+        with pytest.raises(Refusal) as caught:
+            list(client.say("nobody", "hi"))
+        assert (caught.value.code, caught.value.field) == ("unknown_agent", "agent")
+        assert caught.value.exit_code == 2
+        with pytest.raises(Refusal) as caught:
+            client.start("say", agent="echo", text="")
+        assert (caught.value.code, caught.value.field) == ("bad_request", "text")
+        with pytest.raises(OrderError):
+            client.start("say", AgentsRequest())
+
+
+def test_no_connection_file_says_how_to_start_a_server(tmp_path: Path) -> None:
+    with pytest.raises(NoServerError, match="biblioteca serve"):
+        connect(tmp_path / "none.json")
+
+
+def test_a_damaged_connection_file_is_named(tmp_path: Path) -> None:
+    for text in ("{", "[]", '{"work": 5}', "\udcff"):
+        path = tmp_path / "c.json"
+        path.write_text(text, encoding="utf-8", errors="surrogateescape")
+        with pytest.raises(NoServerError, match=r"c\.json"):
+            connect(path)
+
+
+def test_a_dead_server_is_reported_in_words() -> None:
+    port = free_ports()[0]
+    with pytest.raises(NoServerError, match="is the server running"):
+        Client(Connection(work=f"tcp://127.0.0.1:{port}"), ClientConfig(timeout_s=0.5))
+
+
+def test_a_server_that_falls_silent_ends_the_open_calls(tmp_path: Path) -> None:
+    host = Hosted(tmp_path)
+    config = ClientConfig(timeout_s=0.6, heartbeat_s=0.2)
+    with connect(host.path, config) as client:
+        stream = client.say("slow", "x")
+        next(stream)
+        host.stop()
+        with pytest.raises((NoServerError, Refusal)):
+            list(stream)
+        with pytest.raises(NoServerError, match="has not answered"):
+            client.request("agents")
+
+
+def test_a_restarted_server_is_greeted_anew(tmp_path: Path) -> None:
+    ports = free_ports()
+    host = Hosted(tmp_path, ports)
+    with connect(host.path) as client:
+        before = client.welcome.session
+        assert client.request("agents")
+        host.stop()
+        host = Hosted(tmp_path, ports)
+        assert "".join(client.say("echo", "still here")) == "still here"
+        assert client.welcome.session != before
+    host.stop()
+
+
+def test_credit_makes_fewer_and_longer_pieces(hosted: Hosted) -> None:
+    with connect(hosted.path, ClientConfig(credit=1)) as client:
+        assert list(client.say("echo", "a b c d")) == ["a", " b c d"]
+        client.grant(10)
+        assert list(client.say("echo", "a b c d")) == ["a", " b", " c", " d"]
+
+
+async def test_async_client_streams_cancels_and_asks(server: Server, service: FakeService) -> None:
+    async with AsyncClient(server.connection) as client:
+        parts = [p async for p in client.stream("say", m.SayRequest(agent="echo", text="a b"))]
+        assert [type(p).__name__ for p in parts] == ["Accepted", "Delta", "Delta", "SayReply"]
+        stream = client.stream("say", m.SayRequest(agent="wait", text="x"))
+        await anext(stream)
+        await stream.aclose()  # type: ignore[attr-defined]  # an async generator
+        async with asyncio.timeout(5):
+            while service.num_running:
+                await asyncio.sleep(0.01)
+        assert (await client.request("agents", AgentsRequest())).agents
+        with pytest.raises(Refusal, match="without keys"):
+            await client.request("keys", KeysRequest())
+        assert client.alive
+
+
+async def test_many_requests_at_once_all_end_well(server: Server) -> None:
+    async with AsyncClient(server.connection) as client:
+
+        async def speak(number: int) -> str:
+            body = m.SayRequest(agent="echo", text=f"line {number} of many")
+            return str((await client.request("say", body)).text)
+
+        texts = await asyncio.gather(*(speak(number) for number in range(30)))
+    assert texts == [f"line {number} of many" for number in range(30)]
+
+
+async def test_a_watcher_sees_the_past_the_present_and_a_gap(server: Server) -> None:
+    server.publish("log", Logged(level="info", text="1"))
+    seen: list[tuple[str, bool]] = []
+    async with AsyncClient(server.connection) as client:
+
+        async def watch() -> None:
+            async for observation in client.watch(["log"]):
+                assert isinstance(observation.body, Logged)
+                seen.append((observation.body.text, observation.replayed))
+                if len(seen) == 4:
+                    return
+
+        task = asyncio.create_task(watch())
+        async with asyncio.timeout(5):
+            while not server.publisher.is_watched("log") or not seen:
+                await asyncio.sleep(0.01)
+            server.publish("log", Logged(level="info", text="2"))
+            while len(seen) < 2:
+                await asyncio.sleep(0.01)
+            watched, server.publisher._watched = server.publisher._watched, set()
+            server.publish("log", Logged(level="info", text="3"))  # nobody gets this one
+            server.publisher._watched = watched
+            server.publish("log", Logged(level="info", text="4"))
+            await task
+    assert seen == [("1", True), ("2", False), ("3", True), ("4", True)]
+
+
+async def test_keys_decide_who_may_come_in_and_do_what(
+    service: FakeService, tmp_path: Path
+) -> None:
+    store = KeyStore.init(tmp_path / "keys")
+    config = ServerConfig(keys=tmp_path / "keys", connection=tmp_path / "connection.json")
+    server = Server(service, config)
+    await server.start()
+    player, stranger = new_pair(), new_pair()
+    store.add("anna", "player", player.public)
+    try:
+        await check_roles(server, player, stranger)
+    finally:
+        await server.close()
+
+
+async def check_roles(server: Server, player: KeyPair, stranger: KeyPair) -> None:
+    quick = ClientConfig(timeout_s=3.0)
+    known = server.connection.model_copy(update={"client_key": player})
+    async with AsyncClient(known, quick) as anna, AsyncClient(server.connection) as owner:
+        assert (anna.welcome.role, owner.welcome.role) == ("player", "admin")
+        said = await anna.request("say", m.SayRequest(agent="echo", text="hi"))
+        assert said.text == "hi"
+        for t, body in (("keys", KeysRequest()), ("tick", m.TickRequest())):
+            with pytest.raises(Refusal) as caught:
+                await anna.request(t, body)
+            assert caught.value.code == "forbidden"
+        listed = await owner.request("keys", KeysRequest())
+        assert {key.name for key in listed.keys} == {"owner", "anna"}
+        await owner.request("keys", KeysRequest(op="revoke", name="anna"))
+        with pytest.raises((Refusal, KeyRefusedError, NoServerError)):
+            await anna.request("agents", AgentsRequest())
+    for pair in (player, stranger, None):
+        with pytest.raises(KeyRefusedError, match="key"):
+            await AsyncClient(
+                server.connection.model_copy(update={"client_key": pair}), quick
+            ).open()
+    wrong_server = server.connection.model_copy(update={"server_key": new_pair().public})
+    with pytest.raises(KeyRefusedError, match="server's key"):
+        await AsyncClient(wrong_server, quick).open()
+    with pytest.raises(KeyRefusedError, match="without keys"):
+        await AsyncClient(Connection(work=server.connection.work), quick).open()
