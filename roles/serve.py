@@ -33,6 +33,7 @@ class ServeConfig:
     Attributes:
         state: folder of the running game and its saves; None is the user's state folder.
         drain_s: how long open requests may take to end when told to stop.
+        record: write down there everything that goes through, for `replay`.
     """
 
     world: str = STARTER
@@ -42,6 +43,7 @@ class ServeConfig:
     ports: tuple[int, int, int] = (0, 0, 0)
     keys: Path | None = None
     drain_s: float = 5.0
+    record: Path | None = None
 
 
 async def serve(config: ServeConfig) -> None:
