@@ -16,6 +16,7 @@ from pathlib import Path
 
 from protocol.connection import default_path
 from protocol.server import Server, ServerConfig
+from roles.dialogues.recording import Recorder
 from roles.dialogues.rehearsal import Rehearsals
 from roles.errors import ServeError, WorldError
 from roles.manager import Manager
@@ -60,8 +61,10 @@ async def serve(config: ServeConfig) -> None:
     for problem in problems:
         log.warning("%s", problem)
     manager = Manager(world, open_store(config.state or state_folder(world)))
+    recorder = Recorder(manager.house, manager, config.record) if config.record else None
+    rehearsals = Rehearsals(manager.house, recorder or manager)
     server = Server(
-        Rehearsals(manager.house, manager),
+        rehearsals,
         ServerConfig(
             host=config.host,
             ports=config.ports,
@@ -78,6 +81,9 @@ async def serve(config: ServeConfig) -> None:
         await stop.wait()
         await server.close(drain_s=config.drain_s)
     finally:
+        rehearsals.close()
+        if recorder is not None:
+            recorder.close()
         await manager.close()
 
 

@@ -18,6 +18,8 @@ _Scripts = Annotated[
 def register(app: typer.Typer) -> None:
     """Add this folder's commands to the command line."""
     app.command()(check)
+    app.command()(record)
+    app.command()(replay)
 
 
 def check(
@@ -67,3 +69,64 @@ def check(
         typer.echo(json.dumps(told(verdict), ensure_ascii=False))
     if not verdict.passed:
         raise typer.Exit(1)
+
+
+def record(
+    file: Annotated[Path, typer.Argument(help="the recording to write")],
+    world: _World = STARTER,
+    connection: Annotated[Path | None, typer.Option(help="connection file to write")] = None,
+    state: Annotated[Path | None, typer.Option(help="folder of the running game")] = None,
+) -> None:
+    """Host a world as `serve` does, writing down everything that clients make it say."""
+    import asyncio
+    import logging
+
+    from protocol.connection import default_path
+    from roles.serve import ServeConfig, serve
+
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
+    where = connection or default_path()
+    asyncio.run(serve(ServeConfig(world=world, state=state, connection=where, record=file)))
+
+
+def replay(
+    file: Annotated[Path, typer.Argument(help="a recording")],
+    world: _World = STARTER,
+    adapter: Annotated[
+        list[str] | None, typer.Option(help="NPC=FOLDER: speak with that adapter instead")
+    ] = None,
+    as_test: Annotated[Path | None, typer.Option(help="write a script there, play nothing")] = None,
+    as_json: _Json = False,
+) -> None:
+    """Play a recording again, offline; exit 1 with the first line that differs, and why."""
+    import asyncio
+    import json
+
+    from rich.console import Console
+
+    from roles.dialogues import replaying
+    from roles.world import World
+
+    loaded = World.load(world)
+    if as_test is not None:
+        replaying.write_script(file, loaded, as_test)
+        typer.echo(f"{as_test} written; biblioteca check {as_test} --world {world} plays it")
+        return
+    played = asyncio.run(replaying.run_replay(file, loaded, _adapters(adapter or [])))
+    if as_json:
+        typer.echo(json.dumps(replaying.as_json(played), ensure_ascii=False))
+    else:
+        replaying.print_replay(played, Console(soft_wrap=True))
+    if not played.passed:
+        raise typer.Exit(1)
+
+
+def _adapters(pairs: list[str]) -> dict[str, Path]:
+    """NPC=FOLDER options as a table."""
+    found = {}
+    for pair in pairs:
+        npc, equals, folder = pair.partition("=")
+        if not equals or not Path(folder).is_dir():
+            raise typer.BadParameter(f"--adapter {pair!r}: write NPC=FOLDER with a folder that is")
+        found[npc] = Path(folder)
+    return found
