@@ -97,7 +97,9 @@ def parse(model: type[Model], table: Mapping[str, Any], file: str) -> Model:
     try:
         return model.model_validate(table)
     except ValidationError as error:
-        raise WorldError([_problem(item, model, file) for item in error.errors()]) from None
+        # A misspelt key first: it is why another one is missing.
+        items = sorted(error.errors(), key=lambda item: item["type"] != "extra_forbidden")
+        raise WorldError([_problem(item, model, file) for item in items]) from None
 
 
 def shown(path: Path, root: Path) -> str:

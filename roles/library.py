@@ -1,0 +1,171 @@
+"""Adapters while the game runs: what is loaded, who speaks through what, swap and roll back.
+
+Names only: a server never takes a path. Promotion and rollback change the world's folder through
+the same command a developer types, in a process of its own (it needs torch; the gateway hasn't).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from pathlib import Path
+
+from engine.errors import EngineError
+from engine.requests import AdapterInfo
+from protocol import administration as admin
+from protocol import telemetry
+from roles.engines import Engine
+from roles.errors import AdapterRefusedError, LineError
+from roles.house import House
+from roles.world import DIRECTOR
+
+
+async def adapters(house: House, body: admin.AdaptersRequest) -> admin.AdaptersReply:
+    """Look at the adapters, or change them; what fails leaves everything as it was."""
+    if body.op == "list":
+        found = [one for engine in house.engines for one in await _listed(house, engine)]
+        return admin.AdaptersReply(adapters=found)
+    if body.op == "swap":
+        return await _swap(house, body)
+    agent = body.agent or body.name
+    if agent is None:
+        raise LineError(f"adapters {body.op} needs a name")
+    engine = _engine(house, agent)
+    name = body.name or agent
+    if body.op in ("promote", "rollback"):
+        await _command(house, body.op, agent)
+    if body.op == "unload":
+        return await _unload(house, engine, name)
+    if body.op == "blend":
+        raise LineError("blend with `biblioteca adapters blend`, then load the result by its name")
+    pinned = {"pin": True, "unpin": False}.get(body.op)
+    return await _load(house, engine, name, pinned)
+
+
+async def _load(
+    house: House, engine: Engine, name: str, pinned: bool | None
+) -> admin.AdaptersReply:
+    """Read an adapter's folder (again); lines being spoken end on the old version."""
+    known = engine.adapters.get(name)
+    folder = house.world.root / "models" / "adapters" / name
+    path = Path(known.path) if known is not None else folder
+    keep = known.pinned if known is not None and pinned is None else bool(pinned)
+    try:
+        await engine.serve(name, path, pinned=keep)
+    except EngineError as error:
+        failed = admin.AdapterInfo(name=name, tier=engine.tier, error=str(error))
+        _tell(house, failed, "failed")
+        raise AdapterRefusedError(str(error)) from error
+    shown = _info(house, engine, engine.adapters[name])
+    _tell(house, shown, "loaded")
+    return admin.AdaptersReply(adapters=[shown])
+
+
+async def _unload(house: House, engine: Engine, name: str) -> admin.AdaptersReply:
+    if name not in engine.adapters:
+        raise LineError(f"the {engine.tier} engine has no adapter {name!r}")
+    gone = _info(house, engine, engine.adapters[name])
+    await engine.backend.unload_adapter(name)
+    del engine.adapters[name]
+    _tell(house, gone, "unloaded")
+    return admin.AdaptersReply(adapters=[gone])
+
+
+async def _swap(house: House, body: admin.AdaptersRequest) -> admin.AdaptersReply:
+    """From its next line on a character speaks through another adapter."""
+    if body.agent is None or body.name is None:
+        raise LineError("adapters swap needs an agent and the name of an adapter")
+    character, engine = house.character(body.agent), house.engines["npc"]
+    if body.name not in engine.adapters:
+        await _load(house, engine, body.name, None)
+    character.part.adapter = "" if body.name == body.agent else body.name
+    character.keep()
+    shown = _info(house, engine, engine.adapters[body.name])
+    _tell(house, shown, f"swapped for {body.agent}")
+    return admin.AdaptersReply(adapters=[shown])
+
+
+async def _listed(house: House, engine: Engine) -> list[admin.AdapterInfo]:
+    """An engine's adapters, and those it refused."""
+    infos = {}
+    if engine.state == "ready":
+        infos = {info.name: info for info in await engine.backend.adapters()}
+    shown = [_info(house, engine, info) for info in infos.values()]
+    refused = engine.refused.items()
+    shown += [
+        admin.AdapterInfo(name=name, tier=engine.tier, error=why)
+        for name, why in refused
+        if name not in infos
+    ]
+    return shown
+
+
+def _info(house: House, engine: Engine, info: AdapterInfo) -> admin.AdapterInfo:
+    agents = []
+    if engine.tier == "npc":
+        cast = house.play.cast.items()
+        agents = [npc for npc, who in cast if (who.part.adapter or npc) == info.name]
+    elif info.name in house.world.agents:
+        agents = [info.name]
+    return admin.AdapterInfo(
+        name=info.name,
+        digest=info.digest,
+        version=info.version,
+        versions=[info.version],
+        agents=agents,
+        tier=engine.tier,
+        resident=info.resident,
+        pinned=info.pinned,
+        rank=info.rank,
+        size_bytes=info.size_bytes,
+        running=info.num_running,
+        metrics=_metrics(Path(info.path)),
+        error=engine.refused.get(info.name, ""),
+    )
+
+
+def _metrics(folder: Path) -> dict[str, object]:
+    """What its report says, numbers only."""
+    try:
+        report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    if not isinstance(report, dict):
+        return {}
+    return {key: value for key, value in report.items() if isinstance(value, int | float)}
+
+
+def _engine(house: House, agent: str) -> Engine:
+    """The engine that holds an agent's adapter, or any adapter of that name."""
+    if agent == DIRECTOR:
+        return house.engines["director"]
+    if agent in house.world.books and (engine := house.engine_of(agent)) is not None:
+        return engine
+    return house.engines["npc"]
+
+
+async def _command(house: House, op: str, name: str) -> None:
+    """Run `biblioteca adapters OP NAME` on the world's folder."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "biblioteca",
+        "adapters",
+        op,
+        name,
+        "--world",
+        str(house.world.root),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    _, errors = await process.communicate()
+    if process.returncode != 0:
+        lines = errors.decode(errors="replace").strip().splitlines() or ["no reason given"]
+        raise AdapterRefusedError(lines[-1].removeprefix("biblioteca: "))
+
+
+def _tell(house: House, info: admin.AdapterInfo, what: str) -> None:
+    changed = telemetry.AdapterChanged.model_validate({**info.model_dump(), "what": what})
+    house.publish("adapter_changed", changed)

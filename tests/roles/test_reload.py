@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from protocol import administration as admin
+from protocol.errors import Refusal
+from roles.manager import Manager
+from tests.roles.test_manager import ask, prompt_text, say
+from tests.roles.test_world import change
+
+
+async def reload(manager: Manager, **fields: bool) -> list[admin.FileChange]:
+    reply = (await ask(manager, "reload", admin.ReloadRequest(**fields)))[0]
+    assert isinstance(reply, admin.ReloadReply)
+    return reply.changes
+
+
+async def test_an_edit_takes_effect_and_conversations_go_on(
+    manager: Manager, world_folder: Path
+) -> None:
+    first = await say(manager, "Where is the clock?")
+    change(world_folder / "lore" / "house.md", "stopped at nine", "stopped at ten")
+    change(world_folder / "npcs" / "anna.toml", "You are brisk", "You are slow")
+    changes = await reload(manager)
+    assert [(x.file, x.change, x.about) for x in changes] == [
+        ("lore/house.md", "changed", "~clock"),
+        ("npcs/anna.toml", "changed", ""),
+    ]
+    second = await say(manager, "Where is the clock?")
+    shown = prompt_text(manager, second.line)
+    assert "You are slow" in shown
+    assert "Fact: The clock in the hall stopped at ten." in shown
+    assert first.text in shown
+
+
+async def test_a_broken_edit_keeps_the_old_world_and_says_why(
+    manager: Manager, world_folder: Path
+) -> None:
+    change(world_folder / "npcs" / "anna.toml", "persona =", "personna =")
+    with pytest.raises(Refusal, match=r"npcs/anna\.toml: personna.*did you mean 'persona'"):
+        await reload(manager)
+    line = await say(manager, "Hello?")
+    assert "You are brisk" in prompt_text(manager, line.line)
+
+
+async def test_checking_alone_changes_nothing(manager: Manager, world_folder: Path) -> None:
+    change(world_folder / "npcs" / "anna.toml", "You are brisk", "You are slow")
+    assert len(await reload(manager, check_only=True)) == 1
+    line = await say(manager, "Hello?")
+    assert "You are brisk" in prompt_text(manager, line.line)
+    assert len(await reload(manager)) == 1
