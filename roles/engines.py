@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from books.card import tokenizer_folder
+from books.errors import StudentError
 from engine.backend import ENGINE, Backend, InlineBackend, State, SubprocessBackend
 from engine.config import EngineConfig
 from engine.errors import EngineError
@@ -49,14 +51,14 @@ class Engine:
         """Where it stands now."""
         return self.backend.state
 
-    async def serve(self, name: str, path: Path) -> AdapterUse:
+    async def serve(self, name: str, path: Path, *, pinned: bool = False) -> AdapterUse:
         """Load an adapter (or student) under a name, replacing an older version.
 
         Raises:
             AdapterError: it doesn't fit; what was served before still is.
         """
         try:
-            self.adapters[name] = await self.backend.load_adapter(name, path)
+            self.adapters[name] = await self.backend.load_adapter(name, path, pinned=pinned)
         except EngineError as error:
             self.refused[name] = str(error)
             raise
@@ -101,7 +103,7 @@ class Engines:
         changed: Callable[[Engine], None] = lambda engine: None,
         make: MakeBackend = make_backend,
     ) -> None:
-        self._world, self._changed = world, changed
+        self.world, self._changed = world, changed
         self._engines: dict[Tier, Engine] = {}
         self._tasks: list[asyncio.Task[None]] = []
         for tier in TIERS:
@@ -146,7 +148,7 @@ class Engines:
         self._changed(engine)
         try:
             await engine.backend.wait_ready()
-            for name, path in adapters_of(self._world, engine.tier):
+            for name, path in adapters_of(self.world, engine.tier):
                 with contextlib.suppress(EngineError):  # noted in `refused`, by name
                     await engine.serve(name, path)
         except EngineError as error:
@@ -203,6 +205,9 @@ def _factory(tier: Tier) -> str:
 def _tokenizer_folder(world: World, tier: Tier, table: TierTable) -> str:
     """Where a tier's tokenizer is: a shelf's is any student's."""
     if tier == "book":
-        students = (world.student(name) for name in world.books)
-        return str(next((folder for folder in students if folder), table.base))
+        for name in world.books:
+            if folder := world.student(name):
+                with contextlib.suppress(StudentError):  # its engine will say what is wrong
+                    return str(tokenizer_folder(folder))
+        return ""
     return world.model_path(table.base)

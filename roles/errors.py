@@ -8,6 +8,7 @@ RolesError
 ├── LineNotFoundError  no such line is kept
 ├── RestoredError      the game was restored under a line being spoken
 ├── HushedError        the game has silenced the scene
+├── AdapterRefusedError  an adapter was not loaded, promoted or rolled back
 ├── MemoryNotFoundError  nobody remembers that
 ├── SaveError          a save cannot be written, read or found
 └── ServeError         the server could not start, or could not be reached
@@ -80,6 +81,10 @@ class RestoredError(RolesError):
 
 class HushedError(RolesError):
     """The game has silenced the scene."""
+
+
+class AdapterRefusedError(RolesError):
+    """An adapter was not loaded, promoted or rolled back; the old one stays."""
 
 
 class MemoryNotFoundError(RolesError):

@@ -10,7 +10,7 @@ from protocol import telemetry
 from protocol.errors import Code, Refusal
 from protocol.messages import Body
 from protocol.service import Peer, Request
-from roles import console, errors, game, upkeep
+from roles import console, errors, game, library, reload, upkeep
 from roles.again import Again
 from roles.engines import Engine, Engines, MakeBackend, make_backend
 from roles.house import House, Publish
@@ -28,6 +28,8 @@ _CODES: dict[type[errors.RolesError], Code] = {
     errors.MemoryNotFoundError: Code.NOT_FOUND,
     errors.SaveError: Code.NOT_FOUND,
     errors.HushedError: Code.CONFLICT,
+    errors.WorldError: Code.BAD_REQUEST,
+    errors.AdapterRefusedError: Code.CONFLICT,
     errors.RestoredError: Code.CANCELLED,
 }
 
@@ -46,7 +48,12 @@ LINES: dict[str, Callable[[House, str, Any], Spoken]] = {
     "converse": Scene,
     "again": Again,
 }
-ANSWERS: dict[str, Callable[[House, Any], Awaitable[Body]]] = {**game.ANSWERS, **upkeep.ANSWERS}
+ANSWERS: dict[str, Callable[[House, Any], Awaitable[Body]]] = {
+    **game.ANSWERS,
+    **upkeep.ANSWERS,
+    "adapters": library.adapters,
+    "reload": reload.reload,
+}
 
 
 async def answer(house: House, request: Request) -> AsyncGenerator[Body, None]:

@@ -29,6 +29,7 @@ class Part:
     Attributes:
         wanted_mood, goal, lines_left: the director's latest direction, and for how many lines.
         last_fallback: the spare line it said last.
+        adapter: another adapter it speaks through, "" for its own.
         lifted: lines for which an important event holds it one level up.
     """
 
@@ -39,6 +40,7 @@ class Part:
     goal: str = ""
     lines_left: int = 0
     last_fallback: str = ""
+    adapter: str = ""
     lifted: int = 0
 
 

@@ -30,14 +30,26 @@ class Playthrough:
     def __init__(self, world: World, store: Store) -> None:
         self.world, self.store = world, store
         self.memories = MemoryBook(store)
-        self.lore = Lore(world.facts)
         self.director = Director(world, store)
+        self.cast: dict[str, Character] = {}
+        self.shelf: dict[str, BookOnShelf] = {}
+        self._open()
+        self._dialogues: dict[str, Dialogue] = {}
+        self.scenes: dict[str, dict[str, object]] = store.get("scenes", {})
+
+    def take_world(self, world: World) -> None:
+        """Go on in a world whose files have changed: same conversations, new texts."""
+        self.close()
+        self.world = self.director.world = world
+        self._open()
+
+    def _open(self) -> None:
+        world, store = self.world, self.store
+        self.lore = Lore(world.facts)
         self.cast = {npc: Character(npc, spec, store) for npc, spec in world.npcs.items()}
         self.shelf = {
             name: BookOnShelf(world.root / "books" / f"{name}.md", store) for name in world.books
         }
-        self._dialogues: dict[str, Dialogue] = {}
-        self.scenes: dict[str, dict[str, object]] = store.get("scenes", {})
 
     @property
     def now(self) -> float:

@@ -102,7 +102,7 @@ class Talk:
 
     def _choose_adapter(self) -> str:
         """Pick the adapter, and say why."""
-        name = self.body.adapter or self.body.agent
+        name = self.body.adapter or self.character.part.adapter or self.body.agent
         if self.body.adapter is not None and name not in self.engine.adapters:
             raise LineError(f"the {self.engine.tier} engine has no adapter {name!r}")
         if name in self.engine.adapters and self.engine.tier == "npc":

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ class World:
     Attributes:
         npcs: characters by id, in the order of their ids; books likewise.
         facts: every fact of the lore, by id.
+        files: SHA-256 of each file that was read, by its path inside the world.
     """
 
     root: Path
@@ -41,6 +43,7 @@ class World:
     npcs: Mapping[str, NpcFile]
     books: Mapping[str, BookFile]
     facts: Mapping[str, Fact]
+    files: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def load(cls, path: str | Path = STARTER) -> World:
@@ -75,7 +78,8 @@ class World:
                 problems += error.problems
         if spec is None or problems:
             raise WorldError(problems)
-        world = cls(root=root, spec=spec, npcs=npcs, books=books, facts=facts)
+        files = {shown(file, root): file_digest(file) for file in _files(root)}
+        world = cls(root=root, spec=spec, npcs=npcs, books=books, facts=facts, files=files)
         if problems := list(_disagreements(world)):
             raise WorldError(problems)
         return world
@@ -198,6 +202,11 @@ def _directive_shape(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
     required = list(properties)
     shape = {"type": "object", "properties": properties, "required": required}
     return {**shape, "additionalProperties": False}
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    return sha256(path.read_bytes()).hexdigest()
 
 
 def _files(root: Path) -> Iterator[Path]:
