@@ -90,7 +90,7 @@ class _Reading:
             remedy = "add to: NAME, or make the scene one character's"
             yield self.source.problem((*key, "say"), "is said to nobody", remedy)
         elif not refused:
-            yield from self._npcs((*key, "to"), [agent])
+            yield from self._npcs((*key, "to"), [turn.to] if turn.to else [])
             offered = [one.action for one in turn.actions or ()]
             known = self.world.spec.actions
             yield from self._names((*key, "actions"), offered, known, "action")

@@ -106,7 +106,11 @@ def read_file(file: Path, shown: str | None = None) -> list[Source]:
     problems: list[Problem] = []
     for node in _documents(file, shown):
         places: dict[Key, Place] = {}
-        value = _value(node, (), places, problems, shown)
+        odd: list[Problem] = []
+        value = _value(node, (), places, odd, shown)
+        if odd:  # what else is wrong may only follow from these
+            problems += odd
+            continue
         script, found = _script(value, places, shown, _line(places, ()))
         problems += found
         if script is not None:
