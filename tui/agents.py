@@ -16,6 +16,7 @@ from protocol.messages import AdapterUse
 from protocol.play import FocusRequest
 from tui.dialogs import Choose
 from tui.page import FilterBar, Page
+from tui.session import Session
 from tui.table import Column, Row, Table
 from tui.text import clean, number, words
 
@@ -94,6 +95,11 @@ class AgentsPage(Page):
         Binding("slash", "filter", "Filter", id="agents.filter"),
     ]
 
+    def __init__(self, session: Session) -> None:
+        """No history has been asked for."""
+        super().__init__(session)
+        self._history_of = ""
+
     def body(self) -> Iterable[Widget]:
         """Filter, table, and a card about the agent under the cursor."""
         yield FilterBar()
@@ -117,7 +123,9 @@ class AgentsPage(Page):
     async def fetch(self) -> None:
         """Everybody's state; once also the lines spoken before the console came."""
         await self.request("agents", AgentsRequest(), quiet=True)
-        if not self.store.lines and self.store.may("lines"):
+        welcome = self.store.connection.welcome
+        if welcome is not None and welcome.session != self._history_of:
+            self._history_of = welcome.session
             await self.request("lines", LinesRequest(limit=200), quiet=True)
 
     def draw(self) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import signal
 import time
 from collections.abc import Iterable
 from functools import partial
@@ -96,6 +98,15 @@ class ConsoleApp(App[None]):
         self.switch_mode("agents")
         self.run_worker(self.session.link.run(self.session.see), group="link", name="link")
         self.set_interval(1.0, self._tick)
+        if not self.is_headless:
+            self._leave_on_signals()
+
+    def _leave_on_signals(self) -> None:
+        """A closed terminal or a plain kill ends the console in order, and its demo too."""
+        loop = asyncio.get_running_loop()
+        for name in ("SIGTERM", "SIGHUP"):
+            if hasattr(signal, name):
+                loop.add_signal_handler(getattr(signal, name), self.exit)
 
     # --- the beat -----------------------------------------------------------------------
 

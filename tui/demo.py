@@ -51,6 +51,14 @@ class Demo:
                 env={**os.environ, "BIBLIOTECA_CONNECTION": str(self.connection)},
             )
 
+    def why(self) -> str:
+        """How the world's start goes, for as long as it doesn't answer."""
+        if self._server is None or self._server.poll() is None:
+            return f"the world {self.world} is starting"
+        log = (Path(self._folder.name) / "serve.log").read_text(encoding="utf-8", errors="replace")
+        last = (log.strip().splitlines() or ["it said nothing"])[-1]
+        return f"the world could not be started: {last}"
+
     def _play(self) -> None:
         """Round after round, until the console closes."""
         while not self._over.wait(_PAUSE_S):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from pathlib import Path
 from typing import cast
@@ -27,8 +27,14 @@ class LiveLink:
 
     live = True
 
-    def __init__(self, connection: Path | None = None) -> None:
-        """Use this connection file, or the one at the usual place."""
+    def __init__(self, connection: Path | None = None, why: Callable[[], str] = lambda: "") -> None:
+        """Use this connection file, or the one at the usual place.
+
+        Args:
+            connection: the file.
+            why: asked when there is no server; what it says is told instead of the error.
+        """
+        self._why = why
         self.endpoint = str(connection) if connection else "the server on this machine"
         self._connection = connection
         self._client: AsyncClient | None = None
@@ -46,7 +52,7 @@ class LiveLink:
                 async with AsyncClient(self._connection, CONFIG) as client:
                     await self._serve(client, see)
             except ProtocolError as error:
-                see(Seen(time_s=time.time(), name="lost", about=str(error)))
+                see(Seen(time_s=time.time(), name="lost", about=self._why() or str(error)))
             await asyncio.sleep(RETRY_S)
 
     async def _serve(self, client: AsyncClient, see: Sink) -> None:

@@ -13,6 +13,7 @@ from textual.widget import Widget
 from textual.widgets import Static
 
 from tui.page import FilterBar, Page
+from tui.session import Session
 from tui.store import LogRow
 from tui.table import Column, Row, Table
 from tui.text import clean, words
@@ -46,9 +47,9 @@ class LogPage(Page):
         Binding("x", "all", "All", id="log.all"),
     ]
 
-    def __init__(self, *arguments: object) -> None:
+    def __init__(self, session: Session) -> None:
         """Everything."""
-        super().__init__(*arguments)  # type: ignore[arg-type]
+        super().__init__(session)
         self.troubles = False
         self._rows: dict[int, Row] = {}
 

@@ -16,6 +16,7 @@ from protocol.play import RestoreRequest, SaveInfo, SaveRequest, SavesRequest
 from tui.chart import bar
 from tui.dialogs import Ask, Choose, Confirm
 from tui.page import FilterBar, Page
+from tui.session import Session
 from tui.table import Column, Row, Table
 from tui.text import clean, number, size, words
 
@@ -80,9 +81,9 @@ class MemoryPage(Page):
         Binding("slash", "filter", "Filter", id="memory.filter", show=False),
     ]
 
-    def __init__(self, *arguments: object) -> None:
+    def __init__(self, session: Session) -> None:
         """Memories first."""
-        super().__init__(*arguments)  # type: ignore[arg-type]
+        super().__init__(session)
         self.view = "memories"
 
     def body(self) -> Iterable[Widget]:

@@ -85,7 +85,8 @@ class Status(Static):
     def _alive(self) -> Content:
         store, connection = self.session.store, self.session.store.connection
         if connection.state == "connecting":
-            return words(f" connecting to {self.session.link.endpoint} …", "$warning")
+            waiting = f" waiting for {self.session.link.endpoint} … {connection.why}"
+            return words(waiting, "$warning")
         welcome = connection.welcome
         role = welcome.role if welcome else "player"
         speaking = sum(line.state == "speaking" for line in list(store.lines.values())[-200:])

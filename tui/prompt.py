@@ -16,6 +16,7 @@ from tui.agents import adapter_name
 from tui.page import Page
 from tui.pane import Block, Pane
 from tui.prompt_views import diff_blocks, facts, ids_blocks, logit_blocks, text_blocks
+from tui.session import Session
 from tui.text import words
 
 VIEWS = {
@@ -47,9 +48,9 @@ class PromptPage(Page):
         Binding("a", "talk", "Talk", id="prompt.talk"),
     ]
 
-    def __init__(self, *arguments: object) -> None:
+    def __init__(self, session: Session) -> None:
         """Text first."""
-        super().__init__(*arguments)  # type: ignore[arg-type]
+        super().__init__(session)
         self.view = "text"
         self._refused: dict[str, str] = {}
 

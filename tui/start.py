@@ -60,5 +60,6 @@ def _link(config: ConsoleConfig, stack: ExitStack) -> Link:
     if config.replay is not None:
         return ReplayLink(read_recording(config.replay), str(config.replay), config.speed)
     if config.demo is not None:
-        return LiveLink(stack.enter_context(Demo(config.demo)).connection)
+        demo = stack.enter_context(Demo(config.demo))
+        return LiveLink(demo.connection, demo.why)
     return LiveLink(config.connect)

@@ -226,6 +226,9 @@ def _connected(store: Store, body: Welcome, seen: Seen) -> tuple[str, ...]:
 @_on("lost")
 def _lost(store: Store, body: None, seen: Seen) -> tuple[str, ...]:
     connection = store.connection
+    if connection.welcome is None:  # never had one: nothing is lost yet
+        connection.why = seen.about
+        return ("connection",)
     if connection.state != "lost":
         connection.since_s = seen.time_s
         store.samples.append((seen.time_s, None))
@@ -278,7 +281,7 @@ def _line_started(store: Store, body: LineStarted, seen: Seen) -> tuple[str, ...
         return ()
     line.announced = True
     line.tier, line.speaker, line.said = body.tier, body.speaker, body.text
-    asked = f"{body.speaker or 'the game'}: {body.text}"
+    asked = f"{body.speaker or 'the game'}: {body.text}" if body.text else "asked to decide"
     store.write(seen.time_s, "said", body.agent, asked, line=body.line)
     return ("lines", "log")
 

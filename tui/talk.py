@@ -25,6 +25,7 @@ from tui.compare import Compare
 from tui.dialogs import Ask, Choose
 from tui.page import Page
 from tui.pane import Block, Pane
+from tui.session import Session
 from tui.store import Line
 from tui.text import clean, number, words
 
@@ -116,9 +117,9 @@ class TalkPage(Page):
         Binding("y", "copy", "Copy test", id="talk.copy"),
     ]
 
-    def __init__(self, *arguments: object) -> None:
+    def __init__(self, session: Session) -> None:
         """Nobody speaks yet."""
-        super().__init__(*arguments)  # type: ignore[arg-type]
+        super().__init__(session)
         self.speaker = "player"
         self._asked_for = ""
 

@@ -15,7 +15,8 @@ from textual.content import Content
 
 # Joiners that spell emoji and Persian or Indic words; without them honest text breaks apart.
 _JOINERS = "\u200c\u200d"
-_UNPRINTABLE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+# Unassigned and private characters have no width that terminals agree on.
+_UNPRINTABLE = {"Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp"}
 # Stacked accents paint over neighbouring rows; three per letter are more than any language needs.
 _STACKED = re.compile(
     "([\u0300-\u036f\u0483-\u0489\u1ab0-\u1aff\u20d0-\u20ff]{3})"

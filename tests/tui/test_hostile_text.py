@@ -76,9 +76,12 @@ def fill(console: Console, hosted: Hosted) -> None:
     for i, text in enumerate(HOSTILE):
         used = {"name": text}
         agents.append(poisoned(world.agent("ottavia"), text, agent=f"a{i}", adapter=used))
-        lines.append(LineInfo(line=f"h{i}", agent=f"a{i}", tier="npc", text=text, said=text,
-                              speaker=text, emotion=text, cause=text, fallback=i % 2 == 0))  # fmt: skip
-        adapters.append(poisoned(world.adapters()[0], text, name=f"ad{i}", metrics={text: text}))
+        told = {"text": text, "said": text, "speaker": text, "emotion": text, "cause": text}
+        lines.append(LineInfo.model_validate(
+            {"line": f"h{i}", "agent": f"a{i}", "tier": "npc", "fallback": i % 2 == 0, **told}
+        ))  # fmt: skip
+        shelf = world.adapters()[0]
+        adapters.append(poisoned(shelf, text, name=f"ad{i}", metrics={text: text}))
         memories.append(poisoned(world.memories["pim"][0], text, memory=f"m{i}"))
         facts.append(LoreInfo(fact=f"f{i}", text=text, scopes=[text]))
         saves.append(poisoned(world.saves[0], text, slot=f"s{i}"))
