@@ -21,55 +21,10 @@ from roles.errors import GrammarError
 _MAX_DEPTH = 40
 _NO_ARTICLE = re.compile(r"(?:the|a|an|my|your|his|her|its|our|their|all|every|no) |[A-Z]")
 # Words that only a sentence's start spells with a capital; any other may be a name.
-_LOWERED = frozenset(
-    [
-        "A",
-        "An",
-        "And",
-        "Ask",
-        "At",
-        "Behind",
-        "Below",
-        "Beneath",
-        "Beside",
-        "Between",
-        "By",
-        "Come",
-        "For",
-        "From",
-        "Go",
-        "He",
-        "Her",
-        "His",
-        "In",
-        "Inside",
-        "It",
-        "Its",
-        "Look",
-        "Near",
-        "Never",
-        "Nobody",
-        "Nothing",
-        "Of",
-        "On",
-        "Outside",
-        "Say",
-        "She",
-        "Someone",
-        "That",
-        "The",
-        "There",
-        "They",
-        "This",
-        "To",
-        "Try",
-        "Under",
-        "What",
-        "When",
-        "With",
-        "You",
-        "Your",
-    ]
+_LOWERED = re.compile(
+    r"(?:A|An|And|Ask|At|Behind|Below|Beneath|Beside|Between|By|Come|For|From|Go|He|Her|His|In"
+    r"|Inside|It|Its|Look|Near|Never|Nobody|Nothing|Of|On|Outside|Say|She|Someone|That|The|There"
+    r"|They|This|To|Try|Under|What|When|With|You|Your)\b"
 )
 _SPACE_BEFORE_MARK = re.compile(r" +([.,;:?!])")
 _SPACES = re.compile(r"  +")
@@ -90,8 +45,7 @@ def _cap(text: str) -> str:
 
 
 def _uncap(text: str) -> str:
-    first = text.split(" ", 1)[0]
-    return text[:1].lower() + text[1:] if first in _LOWERED else text
+    return text[:1].lower() + text[1:] if _LOWERED.match(text) else text
 
 
 def _possessive(text: str) -> str:

@@ -131,16 +131,20 @@ def npc_fault(case: Mapping[str, Any], answer: str) -> str:
     match = _REPLY.fullmatch(answer)
     if match is None:
         return "is not a reply"
-    low = match["words"].lower()
-    if "has" in case and not any(str(word).lower() in low for word in case["has"]):
+    words = match["words"]
+    if "has" in case and not any(_says(words, wanted) for wanted in case["has"]):
         return f"lacks {' or '.join(map(str, case['has']))}"
-    if said := [word for word in case.get("hasnt", ()) if str(word).lower() in low]:
+    if said := [unwanted for unwanted in case.get("hasnt", ()) if _says(words, unwanted)]:
         return f"says {said[0]}"
     if case.get("mood_is", match["mood"]) != match["mood"]:
         return f"is {match['mood']}, not {case['mood_is']}"
     if "action" in case and match["actions"].strip().removeprefix("> ") != case["action"]:
         return f"does {match['actions'].strip() or 'nothing'}, not {case['action'] or 'nothing'}"
     return ""
+
+
+def _says(words: str, wanted: object) -> bool:
+    return re.search(rf"\b{re.escape(str(wanted))}", words, re.IGNORECASE) is not None
 
 
 def _offer(world: World, text: str) -> Any:

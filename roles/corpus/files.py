@@ -54,18 +54,27 @@ def write_corpus(
     source = load_source(world / "grammar")
     output.mkdir(parents=True, exist_ok=True)
     written = []
-    for split, count in (("train", int(_BASE_ROWS * scale)), ("valid", _VALID_ROWS)):
+    for split, count in (
+        ("train", int(_BASE_ROWS * scale)),
+        ("valid", max(int(_VALID_ROWS * scale), 40)),
+    ):
         rows = base_rows(source, seed, count, held_out=split == "valid")
         written.append(write_rows(output / f"base.{split}.jsonl", rows))
     loaded = World.load(world)
     pacing = Pacing(source, loaded)
-    for split, count in (("train", int(_DIRECTOR_ROWS * scale)), ("valid", _VALID_ROWS)):
+    for split, count in (
+        ("train", int(_DIRECTOR_ROWS * scale)),
+        ("valid", max(int(_VALID_ROWS * scale), 40)),
+    ):
         rows = pacing.rows(seed, count, held_out=split == "valid")
         written.append(write_rows(output / f"director.{split}.jsonl", rows))
     cast = Cast(source, loaded)
     for npc in cast.world.npcs:
         seeds = read_seeds(world / "npcs" / f"{npc}.jsonl")
-        for split, count in (("train", int(_NPC_ROWS * scale)), ("valid", _NPC_VALID_ROWS)):
+        for split, count in (
+            ("train", int(_NPC_ROWS * scale)),
+            ("valid", max(int(_NPC_VALID_ROWS * scale), 10)),
+        ):
             rows = cast.rows(npc, seeds, seed, count, held_out=split == "valid")
             written.append(write_rows(output / f"npc-{npc}.{split}.jsonl", rows))
     return written
