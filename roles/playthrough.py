@@ -22,6 +22,7 @@ from roles.world import World
 PLAYER = "player"
 _LIFTING = 0.7  # importance from which an event lifts who saw it
 _LIFTED_LINES = 3
+_RECENT_LINES = 20  # within which no line is said twice
 
 
 class Playthrough:
@@ -34,6 +35,7 @@ class Playthrough:
         self.cast: dict[str, Character] = {}
         self.shelf: dict[str, BookOnShelf] = {}
         self._open()
+        self.recent: list[str] = store.get("recent", [])
         self._dialogues: dict[str, Dialogue] = {}
         self.scenes: dict[str, dict[str, object]] = store.get("scenes", {})
 
@@ -143,6 +145,11 @@ class Playthrough:
             if importance >= _LIFTING:
                 self.cast[npc].part.lifted = _LIFTED_LINES
                 self.cast[npc].keep()
+
+    def remember_words(self, text: str) -> None:
+        """What was said, so that it is not said again word for word for a while."""
+        self.recent = [*self.recent, text][-_RECENT_LINES:]
+        self.store.set("recent", self.recent)
 
     def remember_line(self, line: Line, listeners: Iterable[str]) -> None:
         """An exchange becomes memory: of the one who answered, and of those who overheard."""

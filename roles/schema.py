@@ -156,6 +156,18 @@ class Pacing(Table):
         return points[-1][1]
 
 
+class TextTable(Table):
+    """How lines reach the game.
+
+    Attributes:
+        font: what it can show: "any", "latin" (up to Latin Extended-A) or "ascii".
+        pieces: lines stream as they come ("words") or sentence by sentence, for speech synthesis.
+    """
+
+    font: Literal["any", "latin", "ascii"] = "any"
+    pieces: Literal["words", "sentences"] = "words"
+
+
 class WorldFile(Table):
     """`world.toml`: title, premise, tiers, and what can be felt, done, directed and happen."""
 
@@ -173,6 +185,7 @@ class WorldFile(Table):
     directives: dict[Name, Call] = Field(default_factory=dict)
     events: dict[Name, EventKind] = Field(default_factory=dict)
     pacing: Pacing = Pacing()
+    text: TextTable = TextTable()
     gate: dict[Name, float] = Field(default_factory=dict)
 
     @model_validator(mode="after")

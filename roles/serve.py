@@ -25,6 +25,7 @@ from roles.world import STARTER, World
 
 log = logging.getLogger("biblioteca.roles")
 GAME_FILE = "game.sqlite"
+_SPEAKING = ("tiers.director.base", "tiers.npc.base")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,12 +52,13 @@ async def serve(config: ServeConfig) -> None:
     """Host a world until SIGTERM or SIGINT; a second one stops at once.
 
     Raises:
-        WorldError: its files are wrong, or a base is missing.
+        WorldError: its files are wrong, or no base is there.
         ServeError: the state folder can't be used.
     """
     world = World.load(config.world)
     problems = world.model_problems()
-    if missing := [x for x in problems if x.key in ("tiers.director.base", "tiers.npc.base")]:
+    missing = [problem for problem in problems if problem.key in _SPEAKING]
+    if len(missing) == len(_SPEAKING):  # with one of them there is something to serve
         raise WorldError(missing)
     for problem in problems:
         log.warning("%s", problem)

@@ -20,7 +20,10 @@ from roles.prompt import turn
 from roles.reply import ReplyReader
 from roles.speech import Deadlines, obstacle, speak
 from roles.summary import summarise
+from roles.voice import Echo, Voice
 
+_RETRIES = 2
+_RETRY_TEMPERATURE = 0.9
 OFFSTAGE = "the character is offstage"
 
 
@@ -65,13 +68,11 @@ class Talk:
                 said = self._compose()
                 self.line.waited_s = time.monotonic() - arrived
                 self.house.check(self.line)
-                line = speak(self.engine, self.line, self.reader, deadlines)
-                with self.house.speaking(self.line, self.engine):
-                    async with aclosing(line) as pieces:
-                        async for piece in pieces:
-                            yield self.house.spoke(self.line, piece)
+                async with aclosing(self._speak(deadlines)) as pieces:
+                    async for piece in pieces:
+                        yield self.house.spoke(self.line, piece)
                 self.house.check(self.line)
-                if not self.reader.spoken:
+                if not self.line.text:
                     yield self._stand_in()
                 whole = True
                 self._keep(said)
@@ -82,6 +83,34 @@ class Talk:
             self.line.ended_s = time.time()
             self.house.ended(self.line, whole=whole)
         yield self.line.reply()
+
+    async def _speak(self, deadlines: Deadlines) -> AsyncGenerator[str, None]:
+        """Speak; what was said word for word before is tried again, unheard, with other seeds."""
+        for attempt in range(1 + _RETRIES):
+            echo = Echo(() if self.body.ephemeral else self.play.recent)
+            voice = Voice(self.house.world.spec.text, self.character.spec.name)
+            with self.house.speaking(self.line, self.engine):
+                speech = speak(self.engine, self.line, self.reader, deadlines)
+                async with aclosing(speech) as pieces:
+                    async for piece in pieces:
+                        if shown := voice.feed(echo.feed(piece)):
+                            yield shown
+            if not echo.repeats or attempt == _RETRIES or self.line.cause:
+                break
+            self._try_again(attempt + 1)
+        if shown := voice.feed(echo.finish()) + voice.finish():
+            yield shown
+
+    def _try_again(self, attempt: int) -> None:
+        """Set the line up for another attempt; the player has heard nothing of the last one."""
+        line, sampling = self.line, self.line.sampling
+        line.routing.append("said word for word a moment ago: tried again with another seed")
+        temperature = max(sampling.temperature, _RETRY_TEMPERATURE)
+        line.sampling = replace(sampling, seed=sampling.seed + attempt, temperature=temperature)
+        line.key = f"{line.key}.{attempt}"
+        line.started = line.finished = None
+        line.deltas.clear()
+        self.reader = ReplyReader()
 
     def _engine(self) -> Engine:
         """The engine that speaks: the character's, unless the request says otherwise."""
@@ -219,7 +248,9 @@ class Talk:
         if self.body.ephemeral:
             return
         with self.house.store.transaction():
-            answer = self.character.history(line.actions, line.text, line.emotion)
+            spoken = line.text if line.fallback else self.reader.spoken
+            answer = self.character.history(line.actions, spoken, line.emotion)
+            self.play.remember_words(spoken)
             self.dialogue.append(line.id, [said, answer])
             self.play.remember_line(line, self.listeners)
             if line.actions:

@@ -16,7 +16,11 @@ from protocol import messages as wire
 from protocol.async_client import AsyncClient
 from protocol.errors import Refusal
 from protocol.server import Server, ServerConfig
+from roles import console
 from roles.manager import Manager
+from roles.store import Store
+from roles.world import World
+from tests.roles.test_manager import ask, say
 
 ANNA = wire.SayRequest(agent="anna", text="Tell me all.", max_tokens=700, seed=3)
 
@@ -118,6 +122,28 @@ async def test_a_watcher_sees_lines_begin_and_end(served: Path) -> None:
         await watching
 
 
+async def test_without_a_directors_base_characters_still_speak(
+    world_folder: Path,
+) -> None:
+    file = world_folder / "world.toml"
+    text = file.read_text(encoding="utf-8").replace("models/director-base", "models/nothing")
+    file.write_text(text, encoding="utf-8")
+    manager = Manager(World.load(world_folder), Store())
+    await manager.start()
+    await manager.wait_ready()
+    try:
+        agents = {info.agent: info for info in console.agents(manager.house).agents}
+        assert agents["director"].state == "failed"
+        assert "models/nothing" in agents["director"].last_error
+        assert not (await say(manager, "Hello?")).fallback
+        tick = (await ask(manager, "tick", wire.TickRequest()))[-1]
+        assert isinstance(tick, wire.TickReply)
+        assert tick.waited
+        assert "models/nothing" in tick.cause
+    finally:
+        await manager.close()
+
+
 def test_the_gateway_loads_no_torch() -> None:
     program = (
         "import sys, roles.serve, roles.play\n"
@@ -161,7 +187,7 @@ async def test_the_command_answers_agents_while_engines_load_and_ends_on_sigterm
 @pytest.mark.parametrize(
     ("old", "new", "says"),
     [
-        ("models/npc-base", "models/nothing", "tiers.npc.base"),
+        ("-base", "-nothing", "tiers.director.base"),
         ('title = "The Test House"', "title =", "not valid TOML"),
     ],
 )
