@@ -141,6 +141,8 @@ class Distillery:
         self, volumes: dict[str, Volume], recipe: Recipe, workshop: Workshop, report: Report
     ) -> None:
         self._recipe, self._workshop, self._report = recipe, workshop, report
+        if not (recipe.base / "tokenizer.json").is_file():
+            raise DistillError(f"{recipe.base} holds no model to teach: tokenizer.json is missing")
         self._template = ChatTemplate(recipe.base)
         if self._template.end_id is None:
             raise DistillError(f"{recipe.base}: the tokenizer has no token that ends a turn")
@@ -192,10 +194,10 @@ class Distillery:
 
     def jobs(self, names: Sequence[str]) -> list[Job]:
         """Run the common stages; what is left to do for each of these books."""
-        recipe = self._recipe
-        teacher = self.teacher() if self._wants_teacher() else recipe.base
+        teacher = self.teacher() if self._wants_teacher() else self._recipe.base
         if self._other_tokenizer():
             self._adopt_replies(teacher)
+        recipe = self._recipe
         logits = self.logits(teacher) if recipe.mix.wants_logits else {}
         first = self._job("first", self._everything(), list(logits.values()), teacher, None)
         run_job(first, self._reporter("first student", recipe.first))
@@ -228,12 +230,20 @@ class Distillery:
             logits=logits,
             schedule=schedule,
             recipe=recipe,
-            vocab_size=-(-self._template.tokenizer.get_vocab_size() // 64) * 64,
+            vocab_size=self._vocab_size(),
             end_id=self._template.end_id or 0,
             teacher=teacher,
             start=start,
             threads=max(1, workshop.threads // jobs),
         )
+
+    def _vocab_size(self) -> int:
+        """The teacher's, some of which no token has, so that its logits can be compared."""
+        own = self._template.tokenizer.get_vocab_size()
+        if self._other_tokenizer():
+            return own
+        config = json.loads((self._recipe.base / "config.json").read_text(encoding="utf-8"))
+        return max(own, int(config["vocab_size"]))
 
     def _everything(self) -> list[Example]:
         return [example for examples in self._examples.values() for example in examples]

@@ -253,6 +253,7 @@ class Shelf:
             torch.set_num_threads(config.threads)
         self._config = config
         self._engine: Engine | None = None
+        self._bank: StudentBank | None = None
         self._tokenizer_digest: str | None = None
 
     def add_request(self, request: GenerationRequest) -> None:
@@ -305,6 +306,11 @@ class Shelf:
             return self._engine.stats()
         return EngineStats(**dict.fromkeys(EngineStats.__dataclass_fields__, 0))
 
+    @property
+    def size_bytes(self) -> int:
+        """Memory of the students' slots."""
+        return self._bank.size_bytes if self._bank is not None else 0
+
     def _build_engine(self, student: Student) -> Engine:
         config, shape = self._config, student.shape
         try:
@@ -316,7 +322,7 @@ class Shelf:
         device, quantization = resolve(config)
         dtype = torch.bfloat16 if quantization == "bf16" else torch.float32
         length = min(config.context_tokens or shape.context_tokens, shape.context_tokens)
-        bank = StudentBank(shape, config.adapter_slots, self._tokenizer_digest, dtype)
+        self._bank = bank = StudentBank(shape, config.adapter_slots, self._tokenizer_digest, dtype)
         cache = KVCache(shape, config.max_rows, length, dtype, device)
         base = LoadedBase(
             folder=folder,
