@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 from transformers import TrainerCallback
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Without the advice that TRL, PEFT and transformers give one another.
+
+    They deprecate each other's settings and speak of accelerators; nothing a user could act on.
+    """
+    loud = logging.getLogger("transformers")
+    level = loud.level
+    loud.setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+    loud.setLevel(level)
 
 
 class Progress(TrainerCallback):  # type: ignore[misc]  # untyped base

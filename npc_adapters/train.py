@@ -6,7 +6,6 @@ import json
 import math
 import random
 import shutil
-import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -31,7 +30,7 @@ from npc_adapters.data import Row, data_digest, split_rows
 from npc_adapters.encoding import encode
 from npc_adapters.errors import TrainingError
 from npc_adapters.methods import ATTENTION, Cost, check_method, default_lr, estimate, peft_config
-from npc_adapters.progress import Progress, draw_losses
+from npc_adapters.progress import Progress, draw_losses, quietly
 
 IGNORED = -100  # label that transformers leaves out of the loss
 
@@ -185,15 +184,16 @@ def train_adapter(
         if len(dataset) == 0:
             raise TrainingError(f"{name} has no {part} row of at most {config.max_tokens} tokens")
     torch.manual_seed(config.seed)
-    model = load_for_training(base, config, parent)
     work = out.with_name(out.name + ".work")
-    trainer = _trainer(model, base, datasets, work, config, show)
-    checkpoints = sorted(work.glob("checkpoint-*")) if resume else []
-    result = trainer.train(resume_from_checkpoint=bool(checkpoints))
+    with quietly():
+        model = load_for_training(base, config, parent)
+        trainer = _trainer(model, base, datasets, work, config, show)
+        checkpoints = sorted(work.glob("checkpoint-*")) if resume else []
+        result = trainer.train(resume_from_checkpoint=bool(checkpoints))
     history = [{k: float(v) for k, v in e.items()} for e in trainer.state.log_history]
     report = _report(trainer, result.metrics, history, config, len(train), len(valid))
     partial = out.with_name(out.name + ".partial")
-    _save(trainer.model, base, partial, report)
+    save_adapter(trainer.model, base, partial, report)
     card = write_card(
         partial,
         AdapterCard(
@@ -294,16 +294,14 @@ def _trainer(
     callbacks: list[TrainerCallback] = [EarlyStoppingCallback(config.patience)]
     if show:
         callbacks.append(Progress())
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # advice on settings that do not apply on a CPU
-        return SFTTrainer(
-            model=model,
-            args=arguments,
-            train_dataset=datasets[0],
-            eval_dataset=datasets[1],
-            processing_class=AutoTokenizer.from_pretrained(base),
-            callbacks=callbacks,
-        )
+    return SFTTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=datasets[0],
+        eval_dataset=datasets[1],
+        processing_class=AutoTokenizer.from_pretrained(base),
+        callbacks=callbacks,
+    )
 
 
 def _has_bf16() -> bool:
@@ -339,7 +337,7 @@ def _report(
     }
 
 
-def _save(model: Any, base: Path, folder: Path, report: dict[str, Any]) -> None:
+def save_adapter(model: Any, base: Path, folder: Path, report: dict[str, Any]) -> None:
     """Weights, report and plot into a folder that nobody loads yet.
 
     Raises:

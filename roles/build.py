@@ -127,6 +127,11 @@ def _steps(world: World, corpus: Path, minutes: float, console: Console) -> list
             is_done=lambda: (models / "judge" / "judge.safetensors").exists(),
             run=lambda: _judge(world, corpus, console),
         ),
+        Step(
+            name="books",
+            is_done=lambda: all(world.student(book) for book in world.books),
+            run=lambda: _distil_books(world, console),
+        ),
     ]
 
 
@@ -191,6 +196,22 @@ def _judge(world: World, corpus: Path, console: Console) -> None:
     result = training.evaluate(world, corpus=corpus)
     print_figures(result["characters"])
     console.print(f"judge: {result['judge_accuracy']:.0%} right on held-out lines")
+
+
+def _distil_books(world: World, console: Console) -> None:
+    from books.distill import distill, read_volumes
+    from books.recipe import Recipe, Workshop
+
+    volumes = read_volumes(world.root / "books")
+    recipe = Recipe(base=world.root / "models" / "npc-base")
+    workshop = Workshop(
+        students=world.root / "models" / "students",
+        work=WORK / world.root.name / "books",
+        jobs=2,
+        threads=4,
+    )
+    for book, report in distill(volumes, list(volumes), recipe, workshop).items():
+        console.print(f"{book}: {report['num_params']:,} parameters")
 
 
 def _print_times(seconds: dict[str, float], console: Console) -> None:

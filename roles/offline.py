@@ -29,6 +29,7 @@ def register(app: typer.Typer) -> None:
     app.add_typer(evaluate_app, name="evaluate")
     app.add_typer(adapters_app, name="adapters")
     app.command()(build)
+    app.command()(import_card)
 
 
 def train_npc(
@@ -61,6 +62,7 @@ def train_npc(
     from_feedback: Annotated[
         Path | None, typer.Option(help="lines marked in play: go on from the live adapter")
     ] = None,
+    way: Annotated[str, typer.Option(help="with feedback: auto, dpo, kto or sft")] = "auto",
     dry_run: Annotated[bool, typer.Option(help="print parameters and memory, then stop")] = False,
     as_json: _Json = False,
 ) -> None:
@@ -89,7 +91,7 @@ def train_npc(
         _print_cost(training.base_folder(loaded, "npc"), config, as_json)
         return
     if from_feedback is not None:
-        outcome = training.train_from_feedback(loaded, name, from_feedback, config)
+        outcome = training.train_from_feedback(loaded, name, from_feedback, config, way)
     else:
         outcome = training.train_npc(
             loaded,
@@ -288,7 +290,7 @@ def build(
     world: Annotated[str, typer.Argument(help="a world's folder, or one that ships")] = STARTER,
     minutes: Annotated[float, typer.Option(help="about how long all trainings may take")] = 120,
     fresh: Annotated[bool, typer.Option(help="also redo what is there already")] = False,
-    only: Annotated[str, typer.Option(help="comma-separated steps; see --help-steps")] = "",
+    only: Annotated[str, typer.Option(help="steps, comma-separated")] = "",
     corpus: _Corpus = CORPUS,
 ) -> None:
     """Rebuild a world's models from its text: corpus, bases, adapters, students, judge."""
@@ -345,3 +347,18 @@ def _print_outcome(outcome: object, as_json: bool) -> None:
             f"{outcome.folder}: held-out perplexity {figures['valid_perplexity']:.2f} "
             f"after {figures['seconds']:.0f} s on {figures['num_train_rows']} rows"
         )
+
+
+def import_card(
+    card: Annotated[Path, typer.Argument(help="Character Card V2 or V3, JSON or PNG")],
+    world: _World = STARTER,
+    place: Annotated[str, typer.Option(help="where it stands [default: the first place]")] = "",
+) -> None:
+    """Turn a character card into a character of a world."""
+    from roles.character_card import read_card, write_character
+    from roles.world import World
+
+    loaded = World.load(world)
+    where = place or next(iter(loaded.spec.places))
+    for path in write_character(read_card(card), loaded.root, where):
+        print(path)

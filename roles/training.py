@@ -197,8 +197,7 @@ def evaluate(
     folder = world.root / "models" / "judge"
     whole.pop("judge").save(folder)
     draw_matrix(whole["matrix"], folder / "swap_matrix.png")
-    result = {"characters": figures, **whole, "matrix_png": str(folder / "swap_matrix.png")}
-    return result
+    return {"characters": figures, **whole, "matrix_png": str(folder / "swap_matrix.png")}
 
 
 def sampling(world: World) -> SamplingParams:
@@ -301,3 +300,27 @@ def tell_server(npc: str) -> bool:
     except (ProtocolError, OSError, TimeoutError):
         return False  # a stale connection file: nobody is there to be told
     return True
+
+
+def train_from_feedback(
+    world: World, npc: str, path: Path, config: TrainConfig, way: str = "auto"
+) -> Outcome:
+    """Go on from a character's live adapter with the lines judged in play (`feedback.jsonl`).
+
+    Raises:
+        DataError: nothing usable in the file.
+        StoreError: the character has no live adapter.
+    """
+    from npc_adapters.feedback import read_feedback, train_on_feedback
+
+    found = library(world)
+    found.verify(found.live(npc))
+    return train_on_feedback(
+        name=npc,
+        base=base_folder(world, "npc"),
+        live=found.live(npc),
+        judged=read_feedback(path, npc),
+        out=found.candidate(npc),
+        config=config,
+        way=way,
+    )

@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from engine.adapters import read_adapter
+from npc_adapters import train
+from npc_adapters.card import read_card
+from npc_adapters.data import Row
+from npc_adapters.errors import TrainingError, UsageError
+from npc_adapters.methods import METHODS
+from npc_adapters.train import TrainConfig, check_feasible, cost_of, train_adapter
+
+QUICK = {"rank": 4, "alpha": 8, "epochs": 1, "batch_size": 8, "max_tokens": 128}
+
+
+def config(**settings: object) -> TrainConfig:
+    return TrainConfig(**QUICK | settings)  # type: ignore[arg-type]
+
+
+def test_an_adapter_is_trained_with_card_report_and_plot(
+    tmp_path: Path, base: Path, rows: list[Row]
+) -> None:
+    out = tmp_path / "pim"
+    settings = config(epochs=4, lr=1e-2)
+    outcome = train_adapter(name="pim", base=base, rows=rows, out=out, config=settings, show=False)
+    assert sorted(path.name for path in out.iterdir()) == [
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "card.json",
+        "loss.png",
+        "report.json",
+    ]
+    report = json.loads((out / "report.json").read_text())
+    losses = [entry["eval_loss"] for entry in report["history"] if "eval_loss" in entry]
+    assert losses[-1] < losses[0]
+    assert read_card(out) == outcome.card
+    assert read_adapter(out).rank == 4
+    assert str(tmp_path) not in (out / "adapter_config.json").read_text()
+    assert [path.name for path in tmp_path.iterdir()] == ["pim"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_trains_and_saves(
+    tmp_path: Path, base: Path, rows: list[Row], method: str
+) -> None:
+    out = tmp_path / method
+    outcome = train_adapter(
+        name="pim", base=base, rows=rows[:8], out=out, config=config(method=method), show=False
+    )
+    assert outcome.report["trainable_parameters"] > 0
+    name = "model" if method == "full" else "adapter_model"
+    assert load_file(out / f"{name}.safetensors")
+
+
+def test_training_goes_on_from_a_parent(tmp_path: Path, base: Path, rows: list[Row]) -> None:
+    settings = config(lr=1e-9)
+    first = train_adapter(
+        name="a", base=base, rows=rows, out=tmp_path / "a", config=config(lr=1e-2), show=False
+    )
+    second = train_adapter(
+        name="b",
+        base=base,
+        rows=rows,
+        out=tmp_path / "b",
+        config=settings,
+        parent=tmp_path / "a",
+        show=False,
+    )
+    assert second.card.parents == (first.card.digest,)
+    weights = [load_file(tmp_path / name / "adapter_model.safetensors") for name in "ab"]
+    for name, tensor in weights[0].items():
+        assert tensor.allclose(weights[1][name], atol=1e-5)
+
+
+def test_a_full_disk_leaves_what_was_there(
+    tmp_path: Path, base: Path, rows: list[Row], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "pim"
+    out.mkdir()
+    (out / "old").write_text("kept")
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(train, "draw_losses", full)
+    with pytest.raises(TrainingError, match="No space left on device"):
+        train_adapter(name="pim", base=base, rows=rows, out=out, config=config(), show=False)
+    assert (out / "old").read_text() == "kept"
+    assert not (tmp_path / "pim.partial").exists()
+
+
+def test_what_cannot_run_is_said_before_it_starts(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UsageError, match="no method 'magic'"):
+        check_feasible(base, config(method="magic"))
+    with pytest.raises(TrainingError, match="no base model"):
+        check_feasible(tmp_path, config())
+    monkeypatch.setattr(train, "_free_memory", lambda: 1000)
+    with pytest.raises(TrainingError, match=r"use --method qlora"):
+        check_feasible(base, config())
+
+
+def test_a_dry_run_counts_parameters_without_reading_weights(base: Path) -> None:
+    cost = cost_of(base, config(targets=("q_proj",)))
+    # two layers, hidden 64, 4 heads of 16: A is 4 x 64 and B is 64 x 4 per layer
+    assert cost.trainable == 2 * (4 * 64 + 64 * 4)
+    assert cost_of(base, config(method="full")).share == 1.0
+    assert cost_of(base, config(method="qlora")).memory_bytes < cost_of(base, config()).memory_bytes
+
+
+def test_rows_too_long_for_training_are_named(tmp_path: Path, base: Path, rows: list[Row]) -> None:
+    with pytest.raises(TrainingError, match="no training row of at most 4 tokens"):
+        train_adapter(
+            name="pim",
+            base=base,
+            rows=rows,
+            out=tmp_path / "x",
+            config=config(max_tokens=4),
+            show=False,
+        )
