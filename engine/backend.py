@@ -336,6 +336,8 @@ class SubprocessBackend(_ServedBackend):
 def worker_environment(config: EngineConfig) -> dict[str, str]:
     """The worker's environment: its thread budget."""
     environment = dict(os.environ, TOKENIZERS_PARALLELISM="false")
+    # Threads that spin long at a barrier ruin a step as soon as the game wants a core.
+    environment.setdefault("GOMP_SPINCOUNT", "1000")
     if config.threads:
         environment["OMP_NUM_THREADS"] = str(config.threads)
     return environment
