@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import ValidationError
 
@@ -72,15 +72,7 @@ class Call:
             where = ".".join(map(str, first["loc"]))
             raise FrameError(f"{envelope.t} of {self.type}: {where}: {first['msg']}") from error
         if isinstance(part, ErrorBody):
-            self.fail(
-                Refusal(
-                    part.code,
-                    part.message,
-                    field=part.field,
-                    retry_ms=part.retry_ms,
-                    retryable=part.retryable,
-                )
-            )
+            self.fail(_error_of(part))
             return
         if isinstance(part, Accepted):
             self.accepted = part
@@ -231,7 +223,7 @@ class Calls:
         call = self._calls.get(envelope.re or "")
         if call is None:
             if envelope.t == "error" and envelope.re is None:
-                self.faults.append(_fault(envelope.body))
+                self.faults.append(_error_of(ErrorBody.model_validate(envelope.body)))
             return None
         if envelope.t == "error" and envelope.body.get("code") == Code.NO_SESSION:
             self._lost_session(call)
@@ -325,8 +317,13 @@ class Calls:
             self._fail(call, error)
 
 
-def _fault(fields: dict[str, Any]) -> ProtocolError:
-    body = ErrorBody.model_validate(fields)
+def _error_of(body: ErrorBody) -> ProtocolError:
     if body.code == Code.BAD_VERSION:
         return VersionError(body.message)
-    return Refusal(body.code, body.message)
+    return Refusal(
+        body.code,
+        body.message,
+        field=body.field,
+        retry_ms=body.retry_ms,
+        retryable=body.retryable,
+    )
