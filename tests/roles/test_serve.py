@@ -134,12 +134,12 @@ async def test_without_a_directors_base_characters_still_speak(
     try:
         agents = {info.agent: info for info in console.agents(manager.house).agents}
         assert agents["director"].state == "failed"
-        assert "models/nothing" in agents["director"].last_error
+        assert "/nothing" in agents["director"].last_error
         assert not (await say(manager, "Hello?")).fallback
         tick = (await ask(manager, "tick", wire.TickRequest()))[-1]
         assert isinstance(tick, wire.TickReply)
         assert tick.waited
-        assert "models/nothing" in tick.cause
+        assert "/nothing" in tick.cause
     finally:
         await manager.close()
 
