@@ -202,9 +202,8 @@ async def _round(
 
 def _summary(arguments: argparse.Namespace, rounds: list[dict[str, Any]]) -> dict[str, Any]:
     def middle(key: str, with_console: bool) -> float:
-        return statistics.median(
-            r[key] for r in rounds if (r["screen"] is not None) == with_console
-        )
+        chosen = [r for r in rounds if (r["screen"] is not None) == with_console]
+        return float(statistics.median(r[key] for r in chosen))
 
     return {
         "bench": "console", "agents": arguments.agents, "lines_per_s": arguments.lines,

@@ -11,6 +11,23 @@ import typer
 def register(app: typer.Typer) -> None:
     """Add this folder's commands to the command line."""
     app.command()(console)
+    app.command()(request)
+
+
+def request(
+    kind: Annotated[str, typer.Argument(help="such as adapters, memory, director, say")],
+    fields: Annotated[
+        list[str] | None, typer.Argument(help="NAME=VALUE: op=swap agent=ottavia name=pim")
+    ] = None,
+    connect: Annotated[
+        Path | None, typer.Option(help="the server's connection file [default: the usual place]")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON document")] = False,
+) -> None:
+    """Send one request to a running server: whatever the console can do, without it."""
+    from tui.request import send
+
+    send(connect, kind, fields or [], as_json=as_json)
 
 
 def console(

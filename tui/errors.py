@@ -2,7 +2,8 @@
 
 ConsoleError
 ├── RecordingError    a recording that can't be written or read
-└── KeysError         a file of keys that can't be used
+├── KeysError         a file of keys that can't be used
+└── FieldsError       a request's name or fields on the command line that make no request
 """
 
 from __future__ import annotations
@@ -22,5 +23,11 @@ class RecordingError(ConsoleError):
 
 class KeysError(ConsoleError):
     """The file of keys is missing, is no TOML, or names an unknown action."""
+
+    exit_code = 2
+
+
+class FieldsError(ConsoleError):
+    """The command line names an unknown request, or a field that is unknown, missing or wrong."""
 
     exit_code = 2
