@@ -86,16 +86,19 @@ class Cast:
         def lore(talk: Conversation) -> Line:
             """A question about the world: answered if the fact is noted, else deflected."""
             draw = talk.draw
+            if not mine:
+                return small_talk(talk)
             if draw.chance(0.2):
                 fact = draw.choice(facts)
                 core, own = talk.say("unknown", "unknown", x=draw.pick(f"lore/{fact.id}/topic"))
-                others = [other.text for other in draw.rng.sample(mine, 2) if other is not fact]
+                two = draw.rng.sample(mine, min(2, len(mine)))
+                others = [other.text for other in two if other is not fact]
                 noted = others if draw.chance(0.5) else []
                 return Line(asked=self._ask(draw, fact), core=core, own=own, facts=[*noted])
             fact = draw.choice(mine)
             answer = fact.text if draw.chance(0.4) else draw.pick(f"lore/{fact.id}/answer")
             core, own = talk.say("fact", "bare", core=answer)
-            more = draw.rng.sample(mine, draw.choice([0, 1, 2, 3]))
+            more = draw.rng.sample(mine, min(draw.choice([0, 1, 2, 3]), len(mine)))
             noted = [fact.text, *(other.text for other in more if other is not fact)]
             return Line(asked=self._ask(draw, fact), core=core, own=own, facts=[*noted])
 

@@ -52,22 +52,11 @@ def write_corpus(
         GrammarError: the world's grammar cannot be read.
     """
     source = load_source(world / "grammar")
+    loaded = World.load(world)
     output.mkdir(parents=True, exist_ok=True)
     written = []
-    for split, count in (
-        ("train", int(_BASE_ROWS * scale)),
-        ("valid", max(int(_VALID_ROWS * scale), 40)),
-    ):
-        rows = base_rows(source, seed, count, held_out=split == "valid")
-        written.append(write_rows(output / f"base.{split}.jsonl", rows))
-    loaded = World.load(world)
-    pacing = Pacing(source, loaded)
-    for split, count in (
-        ("train", int(_DIRECTOR_ROWS * scale)),
-        ("valid", max(int(_VALID_ROWS * scale), 40)),
-    ):
-        rows = pacing.rows(seed, count, held_out=split == "valid")
-        written.append(write_rows(output / f"director.{split}.jsonl", rows))
+    if (world / "grammar" / "words.yaml").exists():
+        written += _write_bases(source, loaded, output, seed, scale)
     cast = Cast(source, loaded)
     for npc in cast.world.npcs:
         seeds = read_seeds(world / "npcs" / f"{npc}.jsonl")
@@ -77,6 +66,23 @@ def write_corpus(
         ):
             rows = cast.rows(npc, seeds, seed, count, held_out=split == "valid")
             written.append(write_rows(output / f"npc-{npc}.{split}.jsonl", rows))
+    return written
+
+
+def _write_bases(
+    source: Source, world: World, output: Path, seed: int, scale: float
+) -> list[CorpusFile]:
+    """The rows that bases learn from; a world on another's bases has none of its own."""
+    pacing = Pacing(source, world)
+    written = []
+    num_valid = max(int(_VALID_ROWS * scale), 150)
+    for side in ("train", "valid"):
+        valid = side == "valid"
+        num_base, num_director = int(_BASE_ROWS * scale), int(_DIRECTOR_ROWS * scale)
+        base = base_rows(source, seed, num_valid if valid else num_base, held_out=valid)
+        ticks = pacing.rows(seed, num_valid if valid else num_director, held_out=valid)
+        written.append(write_rows(output / f"base.{side}.jsonl", base))
+        written.append(write_rows(output / f"director.{side}.jsonl", ticks))
     return written
 
 

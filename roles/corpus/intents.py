@@ -94,7 +94,7 @@ def hidden(talk: Conversation) -> Line:
         own=own,
         facts=[known],
         goal=note,
-        mood=talk.draw.choice(["wary", "calm", "cold", "sad", "amused"]),
+        mood=_mood(talk, "secret"),
     )
 
 

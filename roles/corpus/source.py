@@ -11,6 +11,7 @@ from roles.corpus.talk import Stock
 from roles.errors import GrammarError
 from roles.grammar import Grammar, flatten, read_yaml
 
+STARTER = Path(__file__).resolve().parents[1] / "worlds" / "biblioteca_eterna"
 # Intents that only follow from something else, or need bindings of their own.
 _NOT_SMALL_TALK = {"told", "met", "not_met", "alone"}
 
@@ -35,24 +36,31 @@ class Source:
 
 
 def load_source(folder: Path) -> Source:
-    """Read a grammar folder.
+    """Read a world's grammar folder; what it lacks comes from the starter world's.
+
+    Lines for lore and characters are always the world's own.
 
     Raises:
         GrammarError: a file is missing or malformed.
     """
+
+    def file(name: str) -> Path:
+        own = folder / f"{name}.yaml"
+        return own if own.exists() else STARTER / "grammar" / f"{name}.yaml"
+
     symbols: dict[str, list[str]] = {}
     for name in ("words", "topics", "traits", "book"):
-        symbols |= flatten(read_yaml(folder / f"{name}.yaml"), name)
-    relations, sentences = Relations.load(folder / "relations.yaml")
-    talk, talk_symbols = _tables(folder / "talk.yaml", {"moods", "topic"})
-    goals, goal_symbols = _tables(folder / "goals.yaml", {"slots", "when"})
-    actions, action_symbols = _tables(folder / "actions.yaml", {"argument"})
-    voices = read_yaml(folder / "voices.yaml")
-    moods = read_yaml(folder / "moods.yaml")
+        symbols |= flatten(read_yaml(file(name)), name)
+    relations, sentences = Relations.load(file("relations"))
+    talk, talk_symbols = _tables(file("talk"), {"moods", "topic"})
+    goals, goal_symbols = _tables(file("goals"), {"slots", "when"})
+    actions, action_symbols = _tables(file("actions"), {"argument"})
+    voices, moods = read_yaml(file("voices")), read_yaml(file("moods"))
     symbols |= sentences | talk_symbols | goal_symbols | action_symbols
     symbols |= flatten(voices, "voices.yaml") | flatten(moods, "moods.yaml", "mood/")
-    symbols |= {"bare": ["#core#"]} | flatten(read_yaml(folder / "lore.yaml"), "lore.yaml", "lore/")
-    symbols |= flatten(read_yaml(folder / "director.yaml"), "director.yaml", "director/")
+    symbols |= {"bare": ["#core#"]} | flatten(read_yaml(file("director")), "director", "director/")
+    if (folder / "lore.yaml").exists():
+        symbols |= flatten(read_yaml(folder / "lore.yaml"), "lore.yaml", "lore/")
     for path in sorted(folder.glob("npcs/*.yaml")):
         symbols |= flatten(read_yaml(path), str(path), f"npcs/{path.stem}/")
     topics = {"yes": "mass"}

@@ -140,7 +140,9 @@ class Conversation:
 
     def usual_mood(self) -> str:
         """What this character feels when nothing moves it."""
-        return self.draw.pick(f"{self.me.voice}/moods")
+        symbol = f"{self.me.voice}/moods"
+        has = self.draw.has(symbol)
+        return self.draw.pick(symbol) if has else self.draw.choice(self.stock.moods)
 
     def _direct(self, line: Line) -> None:
         draw = self.draw

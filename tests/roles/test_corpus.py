@@ -136,3 +136,13 @@ def test_judged_names_occur_in_no_training_row(corpus: Path) -> None:
     text = "".join(json.dumps(row, ensure_ascii=False) for row in rows(corpus, "*.train.jsonl"))
     assert len(judged) > 40
     assert {word for word in judged - known if word in text} <= {"catalogue"}
+
+
+@pytest.mark.parametrize("name", ["iron_carnival", "outpost_kestrel"])
+def test_a_second_world_borrows_the_starter_worlds_language(name: str, tmp_path: Path) -> None:
+    world = World.load(name)
+    written = write_corpus(world.root, tmp_path, scale=0.01)
+    assert {file.path.name.split(".")[0] for file in written} == {f"npc-{n}" for n in world.npcs}
+    for row in rows(tmp_path, "*.train.jsonl"):
+        moods = (REPLY.fullmatch(reply) for _, reply in exchanges(row))
+        assert {match["mood"] for match in moods if match} <= set(world.spec.emotions)
