@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import sys
-import tempfile
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -19,6 +18,7 @@ from protocol import play as game
 from protocol.async_client import AsyncClient
 from protocol.errors import Refusal
 from roles.errors import ServeError
+from roles.launch import launched
 from roles.screen import Screen
 from roles.script import Step, read_script
 from roles.world import World
@@ -57,7 +57,7 @@ async def play(config: PlayConfig, console: Console) -> None:
     world = World.load(config.world)
     steps = read_script(config.script, frozenset(world.agents)) if config.script else ()
 
-    async with _server(config, console) as connection, AsyncClient(connection) as client:
+    async with _server(config) as connection, AsyncClient(connection) as client:
         player = Player(client, Screen(console), world, config.seed)
         await player.wait_until_loaded()
         await player.perform(steps)
@@ -68,47 +68,13 @@ async def play(config: PlayConfig, console: Console) -> None:
 
 
 @asynccontextmanager
-async def _server(config: PlayConfig, console: Console) -> AsyncIterator[Path | None]:
-    """A server of our own, in a process of its own; or the one that runs already."""
+async def _server(config: PlayConfig) -> AsyncIterator[Path | None]:
+    """A server of our own; or the one that runs already."""
     if config.connect:
         yield None
         return
-    with tempfile.TemporaryDirectory(prefix="biblioteca-play-") as folder:
-        connection = Path(folder) / "connection.json"
-        state = config.state or Path(folder) / "state"
-        command = [sys.executable, "-m", "biblioteca", "serve", config.world]
-        command += ["--connection", str(connection), "--state", str(state)]
-        process = await asyncio.create_subprocess_exec(
-            *command, stdin=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE
-        )
-        errors: list[bytes] = []
-        assert process.stderr is not None
-        listening = asyncio.create_task(_collect(process.stderr, errors))
-        try:
-            with console.status("opening the door"):
-                while not connection.is_file():
-                    if process.returncode is not None:
-                        await listening
-                        raise ServeError(_last_line(errors))
-                    await asyncio.sleep(_PERIOD_S)
-            yield connection
-        finally:
-            if process.returncode is None:
-                process.terminate()
-            await process.wait()
-            await listening
-
-
-async def _collect(stream: asyncio.StreamReader, lines: list[bytes]) -> None:
-    """Keep the server's last words, for when it fails."""
-    while line := await stream.readline():
-        lines.append(line)
-        del lines[:-20]
-
-
-def _last_line(errors: Sequence[bytes]) -> str:
-    last = errors[-1].decode(errors="replace").strip() if errors else "it said nothing"
-    return last.removeprefix("biblioteca: ")
+    async with launched(config.world, config.state) as connection:
+        yield connection
 
 
 class Player:

@@ -95,7 +95,10 @@ class Talk:
                     async for piece in pieces:
                         if shown := voice.feed(echo.feed(piece)):
                             yield shown
-            if not echo.repeats or attempt == _RETRIES or self.line.cause:
+            if not echo.repeats or self.line.cause:
+                break
+            if attempt == _RETRIES:
+                self.line.cause = "every attempt was a line of a moment ago, word for word"
                 break
             self._try_again(attempt + 1)
         if shown := voice.feed(echo.finish()) + voice.finish():
