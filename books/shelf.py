@@ -47,6 +47,7 @@ class Student:
     config: Any
     tensors: dict[str, Tensor]
     rank: int = 0
+    num_virtual: int = 0
 
 
 def read_student(path: Path, tokenizer_digest: str | None) -> Student:

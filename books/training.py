@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from multiprocessing import parent_process
 from pathlib import Path
 from random import Random
 
@@ -104,7 +104,7 @@ def train(
     rows = batches(lengths, schedule)
     for _ in range(progress.step):
         next(rows)
-    parent = os.getppid()
+    starter = parent_process()
     model.train()
     while progress.step < schedule.steps:
         for group in optimizer.param_groups:
@@ -120,8 +120,8 @@ def train(
         progress.losses.append(round(loss.item(), 4))
         if progress.step % schedule.checkpoint_every == 0 or progress.step == schedule.steps:
             _save(model, optimizer, checkpoint, identity, progress)
-        if os.getppid() != parent:  # whoever started us was killed: a new run may start soon
-            raise SystemExit(1)
+        if starter is not None and not starter.is_alive():
+            raise SystemExit(1)  # the run was killed, and the next one must not meet us
         report(progress)
     model.eval()
     return progress
