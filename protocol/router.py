@@ -110,8 +110,11 @@ class Router:
         socket.setsockopt(zmq.RCVHWM, high_water)
         socket.setsockopt(zmq.BACKLOG, 4096)  # the default of 100 loses connects
         socket.setsockopt(zmq.HANDSHAKE_IVL, 5_000)
-        socket.setsockopt(zmq.HEARTBEAT_IVL, 5_000)
-        socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 15_000)
+        # Dead hosts are the kernel's business: libzmq's own heartbeats cancel timers in O(clients).
+        socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
+        socket.setsockopt(zmq.TCP_KEEPALIVE_IDLE, 30)
+        socket.setsockopt(zmq.TCP_KEEPALIVE_INTVL, 10)
+        socket.setsockopt(zmq.TCP_KEEPALIVE_CNT, 3)
         socket.setsockopt(zmq.LINGER, 500)
         if curve_secret is not None:
             socket.setsockopt(zmq.CURVE_SERVER, 1)
