@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from torch import Tensor
@@ -18,6 +20,8 @@ Factors = dict[str, tuple[Tensor, Tensor]]
 """By module path (`3.self_attn.q_proj`): A [rank, in] and B [out, rank], scale folded into B."""
 
 PREFIX = "base_model.model."
+SOFT = ("PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING")
+SERVED = ("LORA", *SOFT)
 # What names the machine an adapter was made on, not the adapter.
 _INCIDENTAL = ("base_model_name_or_path", "inference_mode", "revision", "peft_version")
 
@@ -31,6 +35,8 @@ class LoadedAdapter:
         base_digest: of the base it was trained on, if its card tells; else None.
         rank: the largest of its modules.
         factors: what goes into a slot.
+        prompt: a soft prompt's embeddings, fp32 [tokens, hidden].
+        prefix: a prefix's keys and values, fp32 [2, layers, kv_heads, tokens, head_dim].
     """
 
     path: Path
@@ -39,35 +45,120 @@ class LoadedAdapter:
     rank: int
     size_bytes: int
     factors: Factors = field(default_factory=dict)
+    prompt: Tensor | None = None
+    prefix: Tensor | None = None
+
+    @property
+    def num_virtual(self) -> int:
+        """Positions that a soft prompt or prefix takes ahead of the words."""
+        if self.prefix is not None:
+            return self.prefix.shape[3]
+        return 0 if self.prompt is None else self.prompt.shape[0]
 
 
 def read_adapter(path: Path) -> LoadedAdapter:
-    """Read a PEFT folder (adapter_config.json, adapter_model.safetensors).
+    """Read a PEFT folder (adapter_config.json, adapter_model.safetensors), or a blend of such.
+
+    A blend is a folder with a blend.json, `{"parts": [{"path": ..., "weight": ...}, ...]}`,
+    paths relative to it: LoRA adapters added up exactly, by concatenating their ranks.
 
     Raises:
         AdapterError: missing or damaged files, pickled weights, or a kind of adapter that
             slots can't hold exactly (DoRA, modules_to_save, trained biases, other methods).
     """
+    if (path / "blend.json").is_file():
+        return _read_blend(path)
     config, content = _read_files(path)
     _refuse_inexact(path, config)
     try:
         tensors = load_tensors(content)
     except (SafetensorError, ValueError) as error:
         raise AdapterError(f"{path}/adapter_model.safetensors is damaged: {error}") from error
-    factors = _pair(path, config, tensors)
+    digest, base_digest = _digest(config, content), _base_digest(path)
+    if config["peft_type"] in SOFT:
+        return _read_soft(path, config, tensors, digest, base_digest)
+    return _assemble(path, digest, base_digest, _pair(path, config, tensors))
+
+
+def adapter_digest(path: Path) -> str:
+    """The digest that an engine gives the adapter in a folder. Raises: AdapterError."""
+    return read_adapter(path).digest
+
+
+def _assemble(path: Path, digest: str, base_digest: str | None, factors: Factors) -> LoadedAdapter:
     return LoadedAdapter(
         path=path,
-        digest=_digest(config, content),
-        base_digest=_base_digest(path),
+        digest=digest,
+        base_digest=base_digest,
         rank=max(a.shape[0] for a, _ in factors.values()),
         size_bytes=sum(a.nbytes + b.nbytes for a, b in factors.values()),
         factors=factors,
     )
 
 
-def adapter_digest(path: Path) -> str:
-    """The digest that an engine gives the adapter in a folder. Raises: AdapterError."""
-    return _digest(*_read_files(path))
+def _read_soft(
+    path: Path,
+    config: dict[str, Any],
+    tensors: dict[str, Tensor],
+    digest: str,
+    base_digest: str | None,
+) -> LoadedAdapter:
+    """A soft prompt (Lester et al. 2021; Liu et al. 2021) or a prefix (Li & Liang 2021)."""
+    if tensors.keys() != {"prompt_embeddings"}:
+        found = ", ".join(sorted(tensors))
+        raise AdapterError(f"{path} should hold prompt_embeddings alone; it holds {found}")
+    vectors, prefix = tensors["prompt_embeddings"].float(), None
+    if config["peft_type"] == "PREFIX_TUNING":
+        heads = config["num_attention_heads"]
+        shape = (vectors.shape[0], config["num_layers"], 2, heads, config["token_dim"] // heads)
+        if vectors.numel() != torch.Size(shape).numel():
+            raise AdapterError(f"{path}: a prefix of shape {tuple(vectors.shape)}, not {shape}")
+        prefix = vectors.view(shape).permute(2, 1, 3, 0, 4).contiguous()
+    return LoadedAdapter(
+        path=path,
+        digest=digest,
+        base_digest=base_digest,
+        rank=0,
+        size_bytes=vectors.nbytes,
+        prompt=vectors if prefix is None else None,
+        prefix=prefix,
+    )
+
+
+def _read_blend(path: Path) -> LoadedAdapter:
+    try:
+        described = json.loads((path / "blend.json").read_text(encoding="utf-8"))
+        named = [(path / part["path"], float(part["weight"])) for part in described["parts"]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise AdapterError(f"{path}/blend.json names no parts with path and weight") from error
+    if not named:
+        raise AdapterError(f"{path}/blend.json blends nothing")
+    parts = [(read_adapter(folder), weight) for folder, weight in named]
+    return blend(path, parts)
+
+
+def blend(path: Path, parts: Sequence[tuple[LoadedAdapter, float]]) -> LoadedAdapter:
+    """The weighted sum of LoRA adapters, exactly: their ranks stand side by side.
+
+    Raises:
+        AdapterError: one of them is no LoRA adapter, or they are for different bases.
+    """
+    halves: dict[str, list[tuple[Tensor, Tensor]]] = {}
+    for adapter, weight in parts:
+        if not adapter.factors:
+            raise AdapterError(f"{adapter.path} is no LoRA adapter; only those can be blended")
+        for name, (a, b) in adapter.factors.items():
+            halves.setdefault(name, []).append((a, b * weight))
+    bases = {adapter.base_digest for adapter, _ in parts if adapter.base_digest}
+    if len(bases) > 1:
+        raise AdapterError(f"{path} blends adapters of different bases: {', '.join(bases)}")
+    joined = {
+        name: (torch.cat([a for a, _ in found]), torch.cat([b for _, b in found], dim=1))
+        for name, found in halves.items()
+    }
+    recipe = json.dumps([[adapter.digest, weight] for adapter, weight in parts])
+    digest = hashlib.sha256(b"blend" + recipe.encode()).hexdigest()
+    return _assemble(path, digest, next(iter(bases), None), joined)
 
 
 def _read_files(path: Path) -> tuple[dict[str, Any], bytes]:
@@ -108,7 +199,7 @@ def _base_digest(path: Path) -> str | None:
 def _refuse_inexact(path: Path, config: dict[str, Any]) -> None:
     method = config.get("peft_type")
     refusals = {
-        f"it is a {method!r} adapter; LORA is served": method != "LORA",
+        f"it is a {method!r} adapter; {', '.join(SERVED)} are served": method not in SERVED,
         "it uses DoRA, which rescales the base's weights": config.get("use_dora"),
         f"it replaces modules_to_save {config.get('modules_to_save')}": config.get(
             "modules_to_save"

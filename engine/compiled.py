@@ -139,6 +139,7 @@ class CompiledDecoder:
             rows=step.rows.data_ptr(),
             slots=step.slots.data_ptr(),
             wanted_tokens=step.wanted.data_ptr(),
+            embeddings=None if step.embeddings is None else step.embeddings.data_ptr(),
             **space,
         )
         self._library.run_step(ctypes.byref(self._model), ctypes.byref(described))

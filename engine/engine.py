@@ -88,14 +88,18 @@ class Engine:
         if request.adapter is None and not self.base.bank.optional:
             raise RequestError("the request names no adapter; here every request needs one")
         version = self._store.find(request.adapter) if request.adapter is not None else None
-        token_ids, spans = self._encode(request)
+        num_virtual = version.num_virtual if version else 0
+        token_ids, spans = self._encode(request, num_virtual)
         params = request.sampling
         now = self._clock()
         deadline = None if request.deadline_ms is None else now + request.deadline_ms / 1000
+        # A soft prompt's positions come first, as tokens that no vocabulary has.
+        token_ids = [-1] * num_virtual + token_ids
         sequence = Sequence(
             request=request,
             token_ids=token_ids,
             num_prompt=len(token_ids),
+            num_virtual=num_virtual,
             spans=tuple(spans),
             key=f"{self.base.digest}/{version.digest if version else ''}",
             version=version,
@@ -171,7 +175,9 @@ class Engine:
         self._events.append(
             Started(
                 request_id=sequence.request.request_id,
-                prompt_token_ids=tuple(sequence.token_ids[: sequence.num_prompt]),
+                prompt_token_ids=tuple(
+                    sequence.token_ids[sequence.num_virtual : sequence.num_prompt]
+                ),
                 spans=sequence.spans,
                 num_cached_tokens=sequence.num_cached,
                 base_digest=self.base.digest,
@@ -196,7 +202,33 @@ class Engine:
             self.base.cache.copy(donor.row, sequence.row, length)
         elif prefix is not None:
             self.base.cache.restore(sequence.row, prefix.saved, length)
-        sequence.num_computed = sequence.num_cached = length
+        elif sequence.num_virtual:
+            length = sequence.num_virtual
+            self._place_soft(sequence)
+        sequence.num_computed, sequence.num_cached = length, length - sequence.num_virtual
+
+    def _place_soft(self, sequence: Sequence) -> None:
+        """Put a soft prompt's keys and values into a row; a prompt's are computed by the base."""
+        assert sequence.row is not None
+        assert sequence.version is not None
+        content: Any = sequence.version.content
+        length, row, device = sequence.num_virtual, sequence.row, self.base.device
+        if content.prefix is not None:
+            self.base.cache.restore(row, content.prefix, length)
+            return
+        runs = [Run(row, 0, 0, 0, length)]
+        self.base.decoder.forward(
+            Step(
+                token_ids=torch.zeros(length, dtype=torch.long, device=device),
+                positions=torch.arange(length, device=device),
+                rows=torch.full((length,), row, device=device),
+                slots=torch.zeros(length, dtype=torch.long, device=device),
+                runs=runs,
+                plan=SlotPlan(runs, device, skip_zero=True),
+                wanted=torch.tensor([length - 1], device=device),
+                embeddings=content.prompt.to(device),
+            )
+        )
 
     @torch.inference_mode()
     def _compute(self, plan: list[tuple[Sequence, int]]) -> None:
@@ -319,7 +351,7 @@ class Engine:
 
     # Parts of a step
 
-    def _encode(self, request: GenerationRequest) -> tuple[list[int], list[Span]]:
+    def _encode(self, request: GenerationRequest, num_virtual: int) -> tuple[list[int], list[Span]]:
         if isinstance(request.prompt, str):
             token_ids = self.template.encode_text(request.prompt)
             spans = [Span(kind="raw", start=0, end=len(token_ids))]
@@ -327,7 +359,7 @@ class Engine:
             token_ids, spans = self.template.encode(request.prompt)
         if not token_ids:
             raise RequestError("the prompt is empty; send at least one token")
-        if len(token_ids) >= self.base.cache.length:
+        if len(token_ids) + num_virtual >= self.base.cache.length:
             raise RequestError(
                 f"the prompt has {len(token_ids)} tokens; the context holds "
                 f"{self.base.cache.length} with the reply"
@@ -339,7 +371,7 @@ class Engine:
             shape = (self.base.cache.num_rows, self.base.architecture.vocab_size)
             self._seen = torch.zeros(shape, dtype=torch.bool, device=self.base.device)
         self._seen[sequence.row] = False
-        self._seen[sequence.row, torch.tensor(sequence.token_ids)] = True
+        self._seen[sequence.row, torch.tensor(sequence.token_ids[sequence.num_virtual :])] = True
 
     def _penalize(self, asking: list[Sequence], logits: Tensor) -> Tensor:
         penalties = [s.request.sampling.repetition_penalty for s in asking]

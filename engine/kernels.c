@@ -56,6 +56,7 @@ typedef struct {
 typedef struct {
     int64_t tokens, wanted;
     const int64_t *token_ids, *positions, *rows, *slots, *wanted_tokens;
+    const float *embeddings; /* instead of the tokens' own, or null */
     float *x, *y, *attended, *inner, *scale, *logits;
     int8_t *quantized;
     int32_t *sums;
@@ -391,7 +392,9 @@ void run_step(const Model *m, const Step *s) {
         for (int64_t token = 0; token < s->tokens; token++)
             for (int64_t i = 0; i < h; i += LANES)
                 store(s->x + token * h + i,
-                      load_bf16(m->embedding + s->token_ids[token] * h + i) * m->embed_scale);
+                      s->embeddings
+                          ? load(s->embeddings + token * h + i)
+                          : load_bf16(m->embedding + s->token_ids[token] * h + i) * m->embed_scale);
         for (int64_t l = 0; l < m->layers; l++) run_layer(m, m->layer + l, s, scores);
 #pragma omp for schedule(static)
         for (int64_t i = 0; i < s->wanted; i++)

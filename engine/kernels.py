@@ -69,7 +69,8 @@ class Step(ctypes.Structure):
     _fields_ = [
         ("tokens", c_int64), ("wanted", c_int64), ("token_ids", c_void_p),
         ("positions", c_void_p), ("rows", c_void_p), ("slots", c_void_p),
-        ("wanted_tokens", c_void_p), ("x", c_void_p), ("y", c_void_p), ("attended", c_void_p),
+        ("wanted_tokens", c_void_p), ("embeddings", c_void_p),
+        ("x", c_void_p), ("y", c_void_p), ("attended", c_void_p),
         ("inner", c_void_p), ("scale", c_void_p), ("logits", c_void_p),
         ("quantized", c_void_p), ("sums", c_void_p),
     ]  # fmt: skip

@@ -81,7 +81,7 @@ class LoraBank:
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
-        self.sites = adapter_sites(shape)
+        self._shape, self.sites = shape, adapter_sites(shape)
         self.num_slots, self.max_rank, self.num_layers = num_slots, max_rank, shape.num_layers
         self._base_digest, self._dtype, self._device = base_digest, dtype, device
         self.version = 0
@@ -102,6 +102,7 @@ class LoraBank:
             )
         try:
             self._check(adapter.factors)
+            self._check_soft(adapter)
         except AdapterError as error:
             raise AdapterError(f"{path}: {error}") from error
         return adapter
@@ -121,6 +122,24 @@ class LoraBank:
             if a.shape[0] > self.max_rank:
                 raise AdapterError(
                     f"the adapter's {path} has rank {a.shape[0]}; a slot holds {self.max_rank}"
+                )
+
+    def _check_soft(self, adapter: LoadedAdapter) -> None:
+        shape = self._shape
+        if adapter.prompt is not None and adapter.prompt.shape[1] != shape.hidden_size:
+            raise AdapterError(
+                f"its soft prompt has vectors of {adapter.prompt.shape[1]} numbers, "
+                f"the base's have {shape.hidden_size}"
+            )
+        if adapter.prompt is not None and shape.embed_scale != 1.0:
+            raise AdapterError(f"soft prompts are not served on {shape.model_type} bases")
+        if adapter.prefix is not None:
+            _, layers, heads, _, dim = adapter.prefix.shape
+            expected = (shape.num_layers, shape.num_kv_heads, shape.head_dim)
+            if (layers, heads, dim) != expected:
+                raise AdapterError(
+                    f"its prefix has (layers, heads, size) {(layers, heads, dim)}, "
+                    f"the base {expected}"
                 )
 
     def write(self, slot: int, content: LoadedAdapter) -> None:

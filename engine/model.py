@@ -30,6 +30,7 @@ class Step:
         runs: the tokens by sequence.
         plan: how tokens meet slotted weights.
         wanted: tokens whose logits are asked for, int64 [M].
+        embeddings: stand in for the tokens' own (a soft prompt), fp32 [N, hidden].
     """
 
     token_ids: Tensor
@@ -39,6 +40,7 @@ class Step:
     runs: Sequence[Run]
     plan: SlotPlan
     wanted: Tensor
+    embeddings: Tensor | None = None
 
 
 StepFunction = Callable[[Tensor, Step], Tensor]
@@ -91,6 +93,8 @@ class Decoder:
         attention = Attention(shape, self.cache, step)
         turns = [table[step.positions] for table in self._rotary]  # [N, 2, rotary_dim / 2]
         x = self._embed(step.token_ids, step)
+        if step.embeddings is not None:
+            x = step.embeddings.to(x)
         if shape.embed_scale != 1.0:
             # Gemma rounds the scale to the weights' precision.
             x = x * torch.tensor(shape.embed_scale, dtype=x.dtype, device=x.device)

@@ -16,7 +16,8 @@ class Sequence:
     """A live request.
 
     Attributes:
-        token_ids: prompt and reply so far; `num_computed` of them have their KV in `row`.
+        token_ids: prompt and reply so far; `num_computed` of them have their KV in `row`. The
+            first `num_virtual` stand for a soft prompt, which is always computed already.
         key: what the KV depends on besides the tokens: base and adapter digest.
         row, slot: the KV row and adapter slot it holds while running.
         arrived, deadline, started, first_token: seconds on the engine's clock.
@@ -26,6 +27,7 @@ class Sequence:
     token_ids: list[int]
     num_prompt: int
     spans: tuple[Span, ...]
+    num_virtual: int
     key: str
     version: Version | None
     stream: TextStream
@@ -56,7 +58,7 @@ class Sequence:
         started = self.started if self.started is not None else now
         first = self.first_token if self.first_token is not None else now
         return Usage(
-            num_prompt_tokens=self.num_prompt,
+            num_prompt_tokens=self.num_prompt - self.num_virtual,
             num_cached_tokens=self.num_cached,
             num_completion_tokens=self.num_generated,
             queue_s=started - self.arrived,

@@ -34,6 +34,10 @@ class Stored(Protocol):
     def size_bytes(self) -> int:
         """Host memory it takes."""
 
+    @property
+    def num_virtual(self) -> int:
+        """Positions it takes ahead of the words; such a content needs no slot."""
+
 
 class Bank(Protocol):
     """Slots of stacked weights that a store fills: LoRA factors, or whole students.
@@ -65,6 +69,7 @@ class Version:
     size_bytes: int
     pinned: bool
     content: Stored | None
+    num_virtual: int = 0
     slot: int | None = None
     num_running: int = 0
     last_used: int = 0
@@ -102,11 +107,12 @@ class AdapterStore:
             size_bytes=content.size_bytes,
             pinned=pinned,
             content=content,
+            num_virtual=content.num_virtual,
         )
         self._names[name] = version
         if old is not None:
             self._supersede(old)
-        if pinned:
+        if pinned and not version.num_virtual:
             self._place(version)
         self._trim()
         return self._info(version)
@@ -131,6 +137,9 @@ class AdapterStore:
         """
         self._clock += 1
         version.last_used = self._clock
+        if version.num_virtual:  # it works through cached keys and values: slot 0 adds nothing
+            version.num_running += 1
+            return 0
         if version.slot is not None:
             self.hits += 1
         elif not self._fetch(version) or not self._place(version):
@@ -205,6 +214,7 @@ class AdapterStore:
     def _trim(self) -> None:
         """Let contents go that hold no slot, least recently used first, to fit host memory."""
         spare = [v for v in self._names.values() if v.slot is None and v.content and not v.pinned]
+        spare = [version for version in spare if not version.num_virtual]  # small, and in use
         total = sum(version.size_bytes for version in spare)
         for version in sorted(spare, key=lambda v: v.last_used):
             if total <= self._host_bytes:

@@ -1,0 +1,123 @@
+"""What adapters may be: served exactly, or refused by name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import (
+    PeftConfig,
+    PeftModel,
+    PrefixTuningConfig,
+    PromptEncoderConfig,
+    PromptTuningConfig,
+    get_peft_model,
+)
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+
+from engine.adapters import read_adapter
+from engine.engine import Engine
+from engine.errors import AdapterError
+from tests.engine.conftest import request, run
+from tests.tiny_models import tiny_adapter
+
+SOFT = [
+    PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=5),
+    PromptEncoderConfig(task_type="CAUSAL_LM", num_virtual_tokens=4, encoder_hidden_size=16),
+    PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3),
+]
+
+
+def soft_adapter(folder: Path, base: Path, config: PeftConfig) -> Path:
+    torch.manual_seed(5)
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(base), config)
+    model.save_pretrained(folder)
+    file = folder / "adapter_model.safetensors"
+    save_file({n: torch.randn_like(t) for n, t in load_file(file).items()}, file)
+    return folder
+
+
+# PEFT says this about every generate with a soft prompt.
+@pytest.mark.filterwarnings("ignore:Position ids are not supported")
+@pytest.mark.parametrize("config", SOFT, ids=lambda config: config.peft_type.value)
+def test_soft_prompts_speak_as_in_peft_beside_lora_rows(
+    make_engine: Callable[..., Engine], base: Path, tmp_path: Path, config: PeftConfig
+) -> None:
+    folder = soft_adapter(tmp_path / "soft", base, config)
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), folder).eval()
+    engine = make_engine()
+    engine.install_adapter("soft", engine.read_adapter(str(folder)), False)
+    ids = torch.tensor([engine.template.encode_text("Who is there?")])
+    expected = model.generate(
+        input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=20
+    )[0, ids.shape[1] :].tolist()
+    lora = request("lora", adapter="a1")
+    alone = run(engine, [lora])["lora"]
+    for turn in ("first", "from the cache"):
+        words = run(
+            engine,
+            [request(turn, "Who is there?", adapter="soft", max_tokens=20), lora],
+        )
+        assert words[turn] == [token for token in expected if token != 1]
+        assert words["lora"] == alone
+
+
+def test_blend_is_the_exact_weighted_sum(
+    make_engine: Callable[..., Engine], adapters: list[Path], tmp_path: Path
+) -> None:
+    parts = [{"path": str(adapters[0]), "weight": 0.7}, {"path": str(adapters[3]), "weight": -0.4}]
+    (tmp_path / "blend.json").write_text(json.dumps({"parts": parts}))
+    blended = read_adapter(tmp_path)
+    first, second = read_adapter(adapters[0]), read_adapter(adapters[3])
+    assert blended.rank == first.rank + second.rank
+    for name, (a, b) in blended.factors.items():
+        one, two = first.factors[name], second.factors[name]
+        torch.testing.assert_close(b @ a, 0.7 * one[1] @ one[0] - 0.4 * two[1] @ two[0])
+    engine = make_engine()
+    engine.install_adapter("both", engine.read_adapter(str(tmp_path)), False)
+    assert run(engine, [request("1", adapter="both")])["1"]
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"use_dora": True}, "DoRA"),
+        ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
+        ({"bias": "all"}, "biases"),
+        ({"peft_type": "IA3"}, "'IA3'"),
+        ({"fan_in_fan_out": True}, "transposed"),
+    ],
+)
+def test_what_the_bank_cannot_hold_exactly_is_refused_by_name(
+    adapters: list[Path], tmp_path: Path, change: dict[str, Any], named: str
+) -> None:
+    config = json.loads((adapters[0] / "adapter_config.json").read_text()) | change
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    weights = (adapters[0] / "adapter_model.safetensors").read_bytes()
+    (tmp_path / "adapter_model.safetensors").write_bytes(weights)
+    with pytest.raises(AdapterError, match=named):
+        read_adapter(tmp_path)
+
+
+def test_pickles_and_damaged_files_are_refused(adapters: list[Path], tmp_path: Path) -> None:
+    config = (adapters[0] / "adapter_config.json").read_text()
+    (tmp_path / "adapter_config.json").write_text(config)
+    (tmp_path / "adapter_model.bin").write_bytes(b"never read")
+    with pytest.raises(AdapterError, match="pickle"):
+        read_adapter(tmp_path)
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"\x10 not tensors")
+    with pytest.raises(AdapterError, match="damaged"):
+        read_adapter(tmp_path)
+
+
+def test_rank_over_the_slots_is_refused(
+    make_engine: Callable[..., Engine], base: Path, tmp_path: Path
+) -> None:
+    wide = tiny_adapter(tmp_path / "wide", base, rank=20)
+    with pytest.raises(AdapterError, match="rank 20; a slot holds 16"):
+        make_engine().read_adapter(str(wide))
