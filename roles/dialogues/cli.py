@@ -10,6 +10,7 @@ import typer
 STARTER = "biblioteca_eterna"
 _World = Annotated[str, typer.Option("--world", "-w", help="a world's folder, or a bundled one")]
 _Json = Annotated[bool, typer.Option("--json", help="print one JSON document")]
+_Expression = Annotated[str, typer.Option("-k", help="only scripts like 'pim and not lore'")]
 _Scripts = Annotated[
     Path | None, typer.Argument(help="folder of scripts, or one file [default: the world's]")
 ]
@@ -20,6 +21,7 @@ def register(app: typer.Typer) -> None:
     app.command()(check)
     app.command()(record)
     app.command()(replay)
+    app.command()(compare)
 
 
 def check(
@@ -27,9 +29,7 @@ def check(
     world: _World = STARTER,
     update: Annotated[bool, typer.Option(help="show and rewrite the exact words")] = False,
     junit: Annotated[Path | None, typer.Option(help="write a JUnit XML report there")] = None,
-    expression: Annotated[
-        str, typer.Option("-k", help="only scripts like 'pim and not lore'")
-    ] = "",
+    expression: _Expression = "",
     seeds: Annotated[int | None, typer.Option(min=1, help="runs per script")] = None,
     concurrency: Annotated[int, typer.Option(min=1, help="runs at once")] = 16,
     connect: Annotated[bool, typer.Option(help="play on the server that runs already")] = False,
@@ -119,6 +119,41 @@ def replay(
         replaying.print_replay(played, Console(soft_wrap=True))
     if not played.passed:
         raise typer.Exit(1)
+
+
+def compare(
+    a: Annotated[str, typer.Argument(help="a world, an adapter's folder, or a base's")],
+    b: Annotated[str, typer.Argument(help="another of the same kind")],
+    world: _World = STARTER,
+    scripts: Annotated[Path | None, typer.Option(help="folder [default: the world's]")] = None,
+    agent: Annotated[str | None, typer.Option(help="whose adapters they are")] = None,
+    html: Annotated[Path | None, typer.Option(help="write a page that opens offline")] = None,
+    expression: _Expression = "",
+    as_json: _Json = False,
+) -> None:
+    """Play all scripts with A and with B: which lines, expectations and voices differ."""
+    import asyncio
+    import json
+    from dataclasses import asdict
+
+    from rich.console import Console
+
+    from roles.dialogues.checking import scripts_of
+    from roles.dialogues.compare import compare as play_both
+    from roles.dialogues.compare import side
+    from roles.dialogues.compare_page import page, print_report
+    from roles.world import World
+
+    loaded = World.load(world)
+    one, two = side(a, loaded, agent), side(b, loaded, agent)
+    report = asyncio.run(play_both(one, two, scripts_of(one.world, scripts, expression)))
+    if html is not None:
+        html.parent.mkdir(parents=True, exist_ok=True)
+        html.write_text(page(report), encoding="utf-8")
+    if as_json:
+        typer.echo(json.dumps(asdict(report), ensure_ascii=False))
+    else:
+        print_report(report, Console(soft_wrap=True))
 
 
 def _adapters(pairs: list[str]) -> dict[str, Path]:

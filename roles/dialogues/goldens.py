@@ -120,5 +120,10 @@ def _read(file: Path) -> dict[str, dict[str, Any]]:
 
 
 def _quoted(text: str) -> str:
-    """A YAML double-quoted string; JSON's escapes are YAML's too."""
-    return json.dumps(text, ensure_ascii=False)
+    """A YAML double-quoted string; what can't be printed is escaped, as YAML demands."""
+    escaped = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\t": "\\t"}
+    signs = (
+        escaped.get(sign) or (sign if sign.isprintable() else f"\\U{ord(sign):08x}")
+        for sign in text
+    )
+    return f'"{"".join(signs)}"'
