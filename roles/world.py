@@ -66,12 +66,11 @@ class World:
                     case "world":
                         spec = parse(WorldFile, read_toml(file, root), shown(file, root))
                     case "npcs":
-                        npcs[_id(file, root)] = parse(
-                            NpcFile, read_toml(file, root), shown(file, root)
-                        )
+                        npc = _id(file, root)
+                        npcs[npc] = parse(NpcFile, read_toml(file, root), shown(file, root))
                     case "books":
-                        table, _, _ = read_front_matter(file, root)
-                        books[_id(file, root)] = parse(BookFile, table, shown(file, root))
+                        book, (table, _, _) = _id(file, root), read_front_matter(file, root)
+                        books[book] = parse(BookFile, table, shown(file, root))
                     case "lore":
                         _add_facts(facts, read_facts(file, root))
             except WorldError as error:
