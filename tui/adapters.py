@@ -15,7 +15,7 @@ from protocol.administration import AdapterInfo, AdaptersRequest
 from protocol.errors import ProtocolError
 from tui.agents import tier_name
 from tui.blend import Blend
-from tui.dialogs import Choose, Confirm
+from tui.dialogs import Ask, Choose, Confirm
 from tui.page import FilterBar, Page
 from tui.table import Column, Row, Table
 from tui.text import clean, size, words
@@ -74,12 +74,13 @@ class AdaptersPage(Page):
     )
     WATCHES = ("adapters", "agents")
     NEEDS: ClassVar[dict[str, str]] = dict.fromkeys(
-        ("swap", "load", "unload", "pin", "promote", "rollback", "blend"), "adapters"
+        ("swap", "load", "load_named", "unload", "pin", "promote", "rollback", "blend"), "adapters"
     )
     POLL_S = 5.0
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("s,enter", "swap", "Swap", id="adapters.swap"),
         Binding("l", "load", "Load", id="adapters.load"),
+        Binding("n", "load_named", "Load other", show=False, id="adapters.load_named"),
         Binding("u", "unload", "Unload", id="adapters.unload"),
         Binding("p", "pin", "Pin", id="adapters.pin"),
         Binding("m", "blend", "Blend", id="adapters.blend"),
@@ -226,6 +227,20 @@ class AdaptersPage(Page):
     def action_load(self) -> None:
         """Load it into its engine."""
         self._act("load", self._here())
+
+    def action_load_named(self) -> None:
+        """Load one that is not in the list, by its folder's name."""
+        self.run_worker(self._load_named(), group="act")
+
+    async def _load_named(self) -> None:
+        ask = Ask("Load which adapter?", hint="name of a folder in the world's models/adapters")
+        if name := await self.app.push_screen_wait(ask):
+            try:
+                body = AdaptersRequest(op="load", name=name)
+            except ValueError:
+                self.complain(f"{name!r} is no adapter's name: use small letters, digits, - and _.")
+                return
+            await self._send(body, name)
 
     def action_unload(self) -> None:
         """Take it out of its engine."""

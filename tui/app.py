@@ -119,6 +119,8 @@ class ConsoleApp(App[None]):
     def _redraw(self) -> None:
         self._timer = None
         self._drawn_s = time.monotonic()
+        if not self.screen_stack:
+            return  # the console is closing
         if isinstance(self.screen, Page):
             with self.batch_update():
                 self.screen.keep_up()

@@ -16,8 +16,8 @@ from protocol.administration import AgainRequest
 from protocol.errors import ProtocolError
 from protocol.messages import Delta, LineReply
 from tui.pane import Block, Pane
+from tui.seen import Line
 from tui.session import Session
-from tui.store import Line
 from tui.text import clean, number, words
 
 

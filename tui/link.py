@@ -13,8 +13,8 @@ from protocol.async_client import AsyncClient, Observation
 from protocol.errors import NoServerError, ProtocolError, Refusal
 from protocol.messages import Body
 from protocol.wire import ClientConfig
+from tui.seen import Seen
 from tui.session import Sink
-from tui.store import Seen
 
 TOPICS = ["lines", "deltas", "agents", "adapters", "director", "stats", "log"]
 CONFIG = ClientConfig(name="biblioteca console", timeout_s=3.0, heartbeat_s=1.0, resume_s=0.0)

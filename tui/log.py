@@ -13,8 +13,8 @@ from textual.widget import Widget
 from textual.widgets import Static
 
 from tui.page import FilterBar, Page
+from tui.seen import LogRow
 from tui.session import Session
-from tui.store import LogRow
 from tui.table import Column, Row, Table
 from tui.text import clean, words
 

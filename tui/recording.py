@@ -15,8 +15,8 @@ from protocol import administration, messages, play, telemetry
 from protocol.errors import Code, Refusal
 from protocol.messages import Body
 from tui.errors import RecordingError
+from tui.seen import Seen
 from tui.session import Sink
-from tui.store import Seen
 
 FORMAT = "biblioteca-console 1"
 _BODIES: dict[str, type[Body]] = {

@@ -9,7 +9,8 @@ from typing import Protocol
 from protocol.errors import ProtocolError, Refusal
 from protocol.messages import Accepted, Body, Delta
 from protocol.telemetry import LineDelta
-from tui.store import Seen, Store
+from tui.seen import Seen
+from tui.store import Store
 
 Sink = Callable[[Seen], None]
 # Kept from these requests' replies; the rest only matters to whoever asked.

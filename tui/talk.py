@@ -25,8 +25,8 @@ from tui.compare import Compare
 from tui.dialogs import Ask, Choose
 from tui.page import Page
 from tui.pane import Block, Pane
+from tui.seen import Line
 from tui.session import Session
-from tui.store import Line
 from tui.text import clean, number, words
 
 NUM_ALTERNATIVES = 5

@@ -18,7 +18,7 @@ from protocol.catalogue import allowed
 from protocol.messages import Body, Usage
 from protocol.telemetry import LineEnded, LineFailed, LineStarted, Logged
 from tests.tui.fakes import NOON, WORLD, FakeWorld, adapter_of, inspection
-from tui.store import Seen
+from tui.seen import Seen
 
 _TALK = (
     ("ottavia", "npc", "Where is the lamp oil kept?",

@@ -14,7 +14,8 @@ from tests.tui.conftest import Hosted, console_on
 from tests.tui.evening import seen
 from tui.errors import RecordingError
 from tui.recording import Recorder, ReplayLink, read_recording
-from tui.store import Seen, Store
+from tui.seen import Seen
+from tui.store import Store
 
 
 def record(path: Path, things: list[Seen]) -> None:

@@ -8,7 +8,8 @@ from protocol.administration import LineInfo, LinesReply, StatsReply
 from protocol.messages import Accepted, Body, Welcome
 from protocol.telemetry import LineDelta, LineEnded, LineFailed, LineStarted
 from tui import store as store_file
-from tui.store import Seen, Store
+from tui.seen import Seen
+from tui.store import Store
 
 
 def see(
