@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -92,8 +93,11 @@ def test_a_missing_student_and_missing_questions_are_named(world: Path, book_pat
 
 
 def test_averages_keep_what_every_book_has() -> None:
-    one = {"student": {"scores": {"f1": 1.0}, "retention": 0.5}, "extra": {"scores": {"f1": 1.0}}}
-    two = {"student": {"scores": {"f1": 0.0}, "retention": None}}
+    one: dict[str, dict[str, Any]] = {
+        "student": {"scores": {"f1": 1.0}, "retention": 0.5},
+        "extra": {"scores": {"f1": 1.0}},
+    }
+    two: dict[str, dict[str, Any]] = {"student": {"scores": {"f1": 0.0}, "retention": None}}
     assert average([one, two]) == {"student": {"scores": {"f1": 0.5}, "retention": None}}
     assert score([], []).f1 == 0
     assert math.isfinite(score([], []).abstain_f1)
