@@ -170,7 +170,7 @@ def _train_director_base(world: World, corpus: Path, minutes: float, console: Co
 
 def _train_director(world: World, corpus: Path) -> None:
     training.train_director(world, DIRECTOR_ADAPTER, corpus=corpus)
-    training.promote(world, DIRECTOR, corpus=corpus)
+    training.promote(world, DIRECTOR, corpus=corpus, scripts=False)
 
 
 def train_npcs(world: World, corpus: Path, console: Console, npcs: Sequence[str] = ()) -> None:
@@ -185,7 +185,7 @@ def train_npcs(world: World, corpus: Path, console: Console, npcs: Sequence[str]
             f"after {report['seconds']:.0f} s"
         )
         try:
-            training.promote(world, npc, corpus=corpus)
+            training.promote(world, npc, corpus=corpus, scripts=False)
         except StoreError as error:
             console.print(f"{error}")
 

@@ -35,6 +35,7 @@ from npc_adapters.replies import write_replies
 from npc_adapters.store import AdapterLibrary, Check
 from npc_adapters.tokenizer import SPECIAL_TOKENS
 from npc_adapters.train import Outcome, TrainConfig, train_adapter
+from roles.dialogues.gate import scripts_gate
 from roles.prompt import npc_system
 from roles.world import DIRECTOR, World
 
@@ -213,13 +214,20 @@ def promote(
     folder: Path | None = None,
     corpus: Path = CORPUS,
     force_reason: str = "",
+    scripts: bool = True,
 ) -> AdapterCard:
     """Make a candidate live through its gate, and tell a running server.
+
+    Args:
+        scripts: play the dialogue scripts it speaks in, too; not while a world is being built,
+            when its other models are still missing.
 
     Raises:
         StoreError: damaged, unfit, or refused by the gate; the live one stays.
     """
     checks = [] if npc == DIRECTOR else [gate(world, corpus)]
+    if scripts:
+        checks.append(scripts_gate(world))
     tier = "director" if npc == DIRECTOR else "npc"
     card = library(world).promote(
         npc, folder, base=base_folder(world, tier), checks=checks, force_reason=force_reason

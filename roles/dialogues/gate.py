@@ -10,8 +10,7 @@ from roles.dialogues.checking import FOLDER, scripts_of
 from roles.dialogues.hosting import hosted, with_adapter
 from roles.dialogues.report import failures, where
 from roles.dialogues.runner import Outcome, check
-from roles.engines import Engines
-from roles.world import World
+from roles.world import DIRECTOR, World
 
 GateCheck = Callable[[str, Path], list[str]]
 
@@ -31,23 +30,18 @@ def scripts_gate(world: World) -> GateCheck:
 
 async def reasons_against(world: World, agent: str, candidate: Path) -> list[str]:
     """Why an adapter must not take a character's place; [] if nothing speaks against it."""
-    if agent not in world.npcs or not (world.root / FOLDER).is_dir():
+    if agent not in (DIRECTOR, *world.npcs) or not (world.root / FOLDER).is_dir():
         return []
     sources = [one for one in scripts_of(world) if agent in one.script.agents]
     if not sources:
         return []
     changed = with_adapter(world, agent, candidate)
     async with hosted(changed) as host:
-        refused = _refused(host.manager.house.engines, agent)
-        if refused:
-            return [refused]
+        engine = host.manager.house.engines["director" if agent == DIRECTOR else "npc"]
+        if agent in engine.refused:
+            return [f"the engine can't hold it: {engine.refused[agent]}"]
         verdict = await check(sources, changed, host.stages(), host.instruments)
     return [reason for outcome in verdict.outcomes for reason in _reasons(outcome)]
-
-
-def _refused(engines: Engines, agent: str) -> str:
-    why = engines["npc"].refused.get(agent, "")
-    return f"the engine can't hold it: {why}" if why else ""
 
 
 def _reasons(outcome: Outcome) -> list[str]:

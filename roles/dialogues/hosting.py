@@ -16,7 +16,7 @@ from roles.dialogues.stage import OpenStage, in_process
 from roles.errors import WorldError
 from roles.manager import Manager
 from roles.store import Store
-from roles.world import World
+from roles.world import DIRECTOR, World
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +76,12 @@ def with_backend(world: World, backend: Literal["inline", "subprocess"]) -> Worl
 
 
 def with_adapter(world: World, npc: str, folder: Path) -> World:
-    """The same world with another adapter for a character."""
+    """The same world with another adapter for a character, or for the director."""
+    if npc == DIRECTOR:
+        tiers = world.spec.tiers
+        table = tiers.director.model_copy(update={"adapter": str(folder.resolve())})
+        tiers = tiers.model_copy(update={"director": table})
+        return replace(world, spec=world.spec.model_copy(update={"tiers": tiers}))
     spec = world.npcs[npc].model_copy(update={"adapter": str(folder.resolve())})
     return replace(world, npcs={**world.npcs, npc: spec})
 
