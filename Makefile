@@ -8,10 +8,13 @@ STAMP := $(VENV)/.installed
 export OMP_NUM_THREADS ?= 2
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test check world clean
+.PHONY: demo demo-console test check world clean test-clients test-faults
 
 demo: $(STAMP)  ## start a server with the starter world and watch a game talk to it
 	$(BIN)/biblioteca play --demo
+
+demo-console: $(STAMP)  ## the console on the starter world, with characters talking
+	$(BIN)/biblioteca console --demo
 
 test: check  ## lint, types, import rules, then every test that takes seconds
 	$(BIN)/pytest -m "not slow and not gpu"
@@ -24,6 +27,18 @@ check: $(STAMP)
 
 world: $(STAMP)  ## rebuild the starter world's models from its text, and time it
 	$(BIN)/biblioteca build
+
+test-clients: $(STAMP)  ## the conformance scenarios against the JavaScript and C++ clients
+	cd protocol/clients/js && npm install --no-audit --no-fund --loglevel=error
+	$(BIN)/biblioteca conform --client "node protocol/clients/js/conform.js"
+	mkdir -p build
+	$(CXX) -std=c++17 -O1 -Wall -Wextra -Werror protocol/clients/cpp/conform.cpp -lzmq -o build/conform-cpp
+	$(CXX) -std=c++17 -O1 -Wall -Wextra -Werror protocol/clients/cpp/example.cpp -lzmq -o build/example-cpp
+	$(BIN)/biblioteca conform --client build/conform-cpp
+	$(BIN)/biblioteca conform --client "$(BIN)/python -m protocol.conformance.python_client"
+
+test-faults: $(STAMP)  ## kills, floods and hostile input against real processes; takes minutes
+	$(BIN)/pytest tests/faults -m "slow or not slow"
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -19,7 +19,7 @@ from tui.page import Page
 from tui.session import Session
 
 NARROW, WIDE = (80, 24), (160, 50)
-PATIENCE_S = 8.0
+PATIENCE_S = 30.0  # a machine that trains models on the side is slow
 
 
 @dataclass
