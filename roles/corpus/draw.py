@@ -17,6 +17,7 @@ _MAX_TRIES = 2000
 _CLOSED_KINDS = frozenset(
     {"color", "material", "reason", "objects", "kinship", "mass", "countable", "verb", "stuff"}
     | {"deed_verb", "place_verb", "quality", "scent", "sound"}
+    | {"ruined", "daily", "unit", "taste", "vermin", "caught_verb"}
 )
 
 Item = TypeVar("Item")

@@ -104,7 +104,7 @@ class Relations:
             relation = draw.choice([r for r in same if r is not about.relation] or same)
         slots = {slot: draw.phrase(kind) for slot, kind in relation.slots.items()}
         slots |= draw.choice(_PRONOUNS)
-        if relation.slots.get("v") == "deed_verb":
+        if "v" in slots and "/" in slots["v"]:  # a verb in the two forms a sentence needs
             slots["past"], slots["base"] = slots["v"].split("/")
         if about is not None:
             slots[relation.about] = about.subject
