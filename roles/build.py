@@ -1,7 +1,7 @@
 """`biblioteca build`: every model of a world out of its text, step by step, timed.
 
     corpus        runs/corpus/*.jsonl, out of the world's grammar
-    npc-base      a tokenizer and a base from scratch
+    npc-base      a tokenizer and a base from scratch, then all the world's characters in it
     director-base the npc base made deeper, and trained on
     director      its QLoRA adapter
     npcs          one LoRA adapter per character
@@ -31,12 +31,12 @@ from roles.world import DIRECTOR, World
 
 WORK = Path("runs/build")
 # Shares of the time that all trainings may take, measured on 4 cores.
-_NPC_BASE_SHARE, _DIRECTOR_BASE_SHARE = 0.5, 0.15
+_NPC_BASE_SHARE, _WORLD_SHARE, _DIRECTOR_BASE_SHARE = 0.4, 0.2, 0.12
 DIRECTOR_LAYERS = 10
-NPC_ADAPTER = TrainConfig(
-    targets=("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+NPC_ADAPTER = TrainConfig(epochs=1, max_rows=300, batch_size=4, lr=2e-3, dropout=0.0)
+DIRECTOR_ADAPTER = TrainConfig(
+    method="qlora", epochs=1, max_rows=600, batch_size=4, lr=8e-4, max_tokens=704
 )
-DIRECTOR_ADAPTER = TrainConfig(method="qlora", epochs=2)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,12 +141,27 @@ def _write_corpus(world: World, corpus: Path, console: Console) -> None:
 
 
 def _train_npc_base(world: World, corpus: Path, minutes: float, console: Console) -> None:
+    """Layered: invented characters first, then all of this world's, in the same weights."""
+    work = WORK / world.root.name
     train_base(
         train=[corpus / "base.train.jsonl"],
         valid=[corpus / "base.valid.jsonl"],
-        out=world.root / "models" / "npc-base",
-        work=WORK / world.root.name / "npc-base",
+        out=work / "npc-general",
+        work=work / "npc-general.work",
         config=PretrainConfig(tokens=40_000_000, minutes=minutes * _NPC_BASE_SHARE),
+        report=console.print,
+    )
+    train_base(
+        train=[corpus / f"npc-{npc}.train.jsonl" for npc in world.npcs],
+        valid=[corpus / f"npc-{npc}.valid.jsonl" for npc in world.npcs],
+        out=world.root / "models" / "npc-base",
+        work=work / "npc-base.work",
+        config=PretrainConfig(
+            tokens=20_000_000, minutes=minutes * _WORLD_SHARE, lr=6e-4, copying=0.0
+        ),
+        parent=work / "npc-general",
+        replay=corpus / "base.train.jsonl",
+        max_tokens=576,
         report=console.print,
     )
 
@@ -158,12 +173,12 @@ def _train_director_base(world: World, corpus: Path, minutes: float, console: Co
         out=world.root / "models" / "director-base",
         work=WORK / world.root.name / "director-base",
         config=PretrainConfig(
-            tokens=10_000_000, minutes=minutes * _DIRECTOR_BASE_SHARE, lr=4e-4, copying=0.0
+            tokens=10_000_000, minutes=minutes * _DIRECTOR_BASE_SHARE, lr=5e-4, copying=0.0
         ),
-        parent=world.root / "models" / "npc-base",
+        parent=WORK / world.root.name / "npc-general",
         layers=DIRECTOR_LAYERS,
         replay=corpus / "base.train.jsonl",
-        max_tokens=640,
+        max_tokens=704,
         report=console.print,
     )
 
