@@ -67,6 +67,7 @@ def _distill(
     first_steps: Annotated[int, typer.Option(help="steps of the common first student")] = 700,
     steps: Annotated[int, typer.Option(help="steps of each book's own student")] = 400,
     on_policy_steps: Annotated[int, typer.Option(help="steps on the student's own words")] = 0,
+    int8: Annotated[bool, typer.Option(help="write weights in one byte each")] = False,
     jobs: Annotated[int, typer.Option(help="students trained at the same time")] = 4,
     threads: Annotated[int, typer.Option(help="CPU threads in all")] = 4,
     as_json: _Json = False,
@@ -75,6 +76,7 @@ def _distill(
     from dataclasses import replace
 
     from books.distill import distill
+    from books.int8 import quantize_student
     from books.losses import HARD_LABELS
     from books.plots import plot_losses
     from books.recipe import Recipe, Workshop
@@ -98,6 +100,9 @@ def _distill(
     workshop = Workshop(students=students, work=work, jobs=jobs, threads=threads)
     with _progress(quiet=as_json) as tell:
         reports = distill(volumes, names, recipe, workshop, tell)
+    if int8:
+        for name in names:
+            quantize_student(students / name)
     plot = plot_losses(reports, work / "losses.png")
     if as_json:
         typer.echo(json.dumps(reports))

@@ -7,7 +7,7 @@ import math
 import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,11 @@ from books.distill import Volume
 from books.errors import StudentError
 from books.facts import Question, open_index, read_questions
 from books.generation import write_replies
+from books.int8 import int8_bytes, round_model
 from books.losses import kl
 from books.prompt import answer_reply, book_messages, unknown_reply
 from books.scores import Scores, score
-from books.students import load_model
+from books.students import load_model, load_student
 from books.teacher import Example, collate, reply_logits
 from engine.template import ChatTemplate
 
@@ -147,8 +148,11 @@ def judge_book(
         if folder is not None:
             if read_card(folder).book != book.name:
                 raise StudentError(f"{folder} is a student of {read_card(folder).book!r}")
-            model = load_model(folder).eval()
-            verdicts[name] = court.judge_model(model, folder, mentor)
+            verdicts[name] = court.judge_model(load_student(folder).eval(), folder, mentor)
+    rounded = round_model(load_student(student).eval())
+    verdicts["student_int8"] = replace(
+        court.judge_model(rounded, student, mentor), size_bytes=int8_bytes(rounded)
+    )
     verdicts["nearest_question"] = court.judge_words(nearest_question(book, facts))
     verdicts["best_sentence"] = court.judge_words(best_sentence(book, facts))
     best = verdicts["teacher"].scores.f1

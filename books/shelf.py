@@ -20,6 +20,7 @@ from torch import Tensor
 
 from books.card import CARD_NAME, file_digest, read_card, tokenizer_folder
 from books.errors import StudentError
+from books.int8 import dequantize
 from engine.architecture import Architecture, read_architecture, rotary_tables
 from engine.config import EngineConfig
 from engine.engine import Engine
@@ -80,7 +81,7 @@ def read_student(path: Path, tokenizer_digest: str | None) -> Student:
             f"{card.weights_digest[:12]}: damaged or changed"
         )
     try:
-        tensors = _fuse(load(weights), shape)
+        tensors = _fuse(dequantize(load(weights)), shape)
     except (SafetensorError, KeyError, RuntimeError) as error:
         raise AdapterError(f"{path}/model.safetensors doesn't fit its config: {error}") from error
     return Student(

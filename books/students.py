@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load, save_file
 from torch import nn
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from books.card import CARD_NAME, StudentCard, file_digest
-from books.errors import DistillError
+from books.card import CARD_NAME, StudentCard, file_digest, read_card
+from books.errors import DistillError, StudentError
+from books.int8 import dequantize
 
 _HEAD_SIZE = 32
 _LAYERS = 4
@@ -138,3 +140,22 @@ def load_model(folder: Path) -> Any:
         )
     except (OSError, ValueError, KeyError) as error:
         raise DistillError(f"{folder}: no model can be loaded: {error}") from error
+
+
+def load_student(folder: Path) -> Any:
+    """A student as a transformers model, fp32, whether its weights are quantised or not.
+
+    Raises:
+        StudentError: the folder holds no student, or its weights don't fit its config.
+    """
+    read_card(folder)
+    try:
+        config = LlamaConfig.from_pretrained(folder)
+        weights = dequantize(load((folder / "model.safetensors").read_bytes()))
+        student = LlamaForCausalLM(config).float()
+        student.load_state_dict(weights, strict=False)
+    except (OSError, ValueError, KeyError, SafetensorError, RuntimeError) as error:
+        raise StudentError(f"{folder}: the student can't be loaded: {error}") from error
+    if missing := sorted({name for name, _ in student.named_parameters()} - set(weights)):
+        raise StudentError(f"{folder}: the student's weights lack {missing[0]}")
+    return student

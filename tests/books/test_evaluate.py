@@ -33,12 +33,14 @@ def judge(world: Path, volumes: dict[str, Volume]) -> dict[str, dict[str, dict[s
     return judge_world(volumes, ["well_of_ink"], questions, students, world / "plain", world)
 
 
-def test_a_student_is_judged_beside_its_teacher_and_three_baselines(
+def test_a_student_is_judged_beside_its_teacher_its_int8_self_and_baselines(
     world: Path, book_path: Path
 ) -> None:
     results = judge(world, read_volumes(book_path.parent))["well_of_ink"]
-    names = ("teacher", "student", "no_distillation", "nearest_question", "best_sentence")
-    assert tuple(results) == names
+    assert tuple(results) == (
+        "teacher", "student", "no_distillation", "student_int8", "nearest_question",
+        "best_sentence",
+    )  # fmt: skip
     student, plain = results["student"], results["no_distillation"]
     assert student["scores"] == plain["scores"]  # the same random weights
     kl, top1 = student["teacher_kl"], student["teacher_top1"]

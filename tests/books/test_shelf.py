@@ -159,3 +159,19 @@ def test_a_student_with_another_tokenizer_is_refused(
 def test_a_folder_that_is_no_student_is_refused(tmp_path: Path, base: Path) -> None:
     with pytest.raises(AdapterError, match=r"is no student: student\.json"):
         make_shelf(base, {}).read_adapter(str(tmp_path))
+
+
+def test_a_quantised_student_says_what_its_rounded_weights_say(
+    tmp_path: Path, base: Path, students: dict[str, Path]
+) -> None:
+    from books.int8 import quantize_student, round_model
+
+    small = tiny_student(tmp_path / "small", base, seed=9)
+    before = (small / "model.safetensors").stat().st_size
+    model = round_model(AutoModelForCausalLM.from_pretrained(small, dtype=torch.float32))
+    quantize_student(small)
+    assert (small / "model.safetensors").stat().st_size < 0.6 * before
+    spoken = run(make_shelf(base, students | {"small": small}), [ask("small", "Who wrote you?")])
+    model.save_pretrained(tmp_path / "rounded")
+    words = [token for token in spoken["small"] if token != 1]
+    assert words == reference(tmp_path / "rounded", base, "Who wrote you?")
