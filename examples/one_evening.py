@@ -64,6 +64,7 @@ class Planted:
     """Something a character was told, to be asked for later."""
 
     npc: str
+    thing: str
     question: str
     answer: str
     at_line: int
@@ -81,6 +82,7 @@ class Evening:
     planted: list[Planted] = field(default_factory=list)
     spoken_in_scenes: list[str] = field(default_factory=list)
     asked: int = 0
+    missed: list[str] = field(default_factory=list)
     recalled: int = 0
     repeated_in_reply: int = 0
     leaks: list[str] = field(default_factory=list)
@@ -143,11 +145,13 @@ class Evening:
         npc = self.rng.choice(list(self.world.npcs))
         thing = self.rng.choice(THINGS)
         name = "".join(self.rng.sample(SYLLABLES, 3)).capitalize()
-        if any(x.npc == npc and f"my {thing}" in x.question for x in self.planted):
+        known = any(x.npc == npc and x.thing == thing for x in self.planted)
+        if known or any(x.answer == name for x in self.planted):
             await self.small_talk()
             return
         await self.say(npc, f"My {thing} is called {name}.")
-        self.planted.append(Planted(npc, f"What is my {thing} called?", name, self.lines))
+        question = f"What is my {thing} called?"
+        self.planted.append(Planted(npc, thing, question, name, self.lines))
 
     async def recall(self) -> None:
         """Ask somebody for what it was told long ago."""
@@ -158,6 +162,9 @@ class Evening:
         wanted = self.rng.choice(ready)
         reply, prompt = await self.say(wanted.npc, wanted.question)
         self.asked += 1
+        if wanted.answer not in prompt:
+            ago = self.lines - wanted.at_line
+            self.missed.append(f"{wanted.question} of {wanted.npc}, told {ago} lines ago")
         self.recalled += wanted.answer in prompt
         self.repeated_in_reply += wanted.answer in reply.text
         wanted.question = ""
@@ -275,10 +282,10 @@ async def play_evening(world_name: str, exchanges: int, seed: int) -> dict[str, 
                 await evening.gather()
             print(f"\r{evening.lines} of {exchanges} exchanges", end="", file=sys.stderr)
         print(file=sys.stderr)
-        for leak in evening.leaks[:5]:
-            print(f"leak: {leak}", file=sys.stderr)
-        for text in evening.repeats[:5]:
-            print(f"repeated: {text}", file=sys.stderr)
+        found = {"not recalled": evening.missed, "leak": evening.leaks, "repeated": evening.repeats}
+        for what, items in found.items():
+            for item in items[:5]:
+                print(f"{what}: {item}", file=sys.stderr)
         return evening.report(time.monotonic() - began)
 
 

@@ -48,10 +48,11 @@ class Question:
         try:
             if not self.passages:
                 self.line.routing.append("no passage shares a word with the question: no model")
-            elif self.engine is not None and self.line.adapter is not None:
+            elif self.engine is not None:
                 deadlines = Deadlines.after(
                     self.house.patience_ms(self.engine) / 1000, client_deadline_s
                 )
+                self.line.cause = await self._obstacle(self.engine, deadlines)
                 line = speak(self.engine, self.line, self.reader, deadlines)
                 with self.house.speaking(self.line, self.engine):
                     async with aclosing(line) as pieces:

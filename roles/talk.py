@@ -159,7 +159,8 @@ class Talk:
         most = ceiling(level, table.context, params.max_tokens)
         said = self._said()
         if self.focus != "offstage":
-            self._make_room(most.prompt, said)
+            if self._make_room(most.prompt, said):
+                said = self._said()  # what has left the talk may now come as a memory
             messages, cut = compose(
                 self.character.system, self.dialogue, said, self.engine.counter, most
             )
@@ -208,10 +209,10 @@ class Talk:
         shown = next((x.text for x in notes.segments() if x.kind == "scene"), "")
         return None if shown == self.dialogue.last_text("scene") else (place, present)
 
-    def _make_room(self, prompt_tokens: int, said: Message) -> None:
+    def _make_room(self, prompt_tokens: int, said: Message) -> bool:
         """When the tier's context is full, the older half of the talk becomes a summary."""
         if self.level.context_share < 1.0:
-            return  # a distant character sees less for now; its conversation stays whole
+            return False  # a distant character sees less for now; its conversation stays whole
         counter = self.engine.counter
         fixed = counter.count_messages([self.character.system, said])
         left = self.dialogue.roll_up(counter, max(prompt_tokens - fixed, 0))
@@ -226,6 +227,7 @@ class Talk:
                 participants=[self.body.speaker, self.body.agent],
             )
             self.line.routing.append(f"context full: {len(left)} messages became a summary")
+        return bool(left)
 
     def _deadlines(self, client_deadline_s: float | None) -> Deadlines:
         share = self.level.deadline_share
