@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import json
+import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -36,6 +37,12 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def default_folder() -> Path:
+    """Where keys are unless told otherwise."""
+    config = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
+    return Path(config) / "biblioteca" / "keys"
 
 
 def new_pair() -> KeyPair:

@@ -61,6 +61,7 @@ class Stage:
                 raise Failed(f"the client sent a bad frame: {error}") from error
             expect(envelope.id is not None, f"a {envelope.t!r} request without an id")
             expect(envelope.id not in self._ids, f"the id {envelope.id!r} was used twice")
+            self._ids.add(envelope.id or "")
             if envelope.t == "ping" and wanted != "ping":
                 self.send("pong", {}, re=envelope.id)
                 continue
@@ -76,6 +77,7 @@ class Stage:
         """Take the hello and open a session; returns the hello."""
         hello = self.receive("hello")
         expect(1 in hello["body"].get("versions", [1]), "hello doesn't offer version 1")
+        self._ids.clear()  # a new session begins
         body = {"version": 1, "spec": "1.0", "session": "stage", "token": "t", "role": "game"}
         self.send("welcome", body, re=hello["id"])
         return hello
