@@ -9,6 +9,7 @@ import typer
 
 if TYPE_CHECKING:
     from protocol.messages import Body
+    from roles.saves import Saves
 
 _World = Annotated[str, typer.Argument(help="a world's folder, or the name of one that ships")]
 _Json = Annotated[bool, typer.Option("--json", help="print one JSON document")]
@@ -16,6 +17,7 @@ _Connection = Annotated[
     Path | None, typer.Option(help="the server's connection file [default: the usual place]")
 ]
 _State = Annotated[Path | None, typer.Option(help="folder of the running game and its saves")]
+_OfWorld = Annotated[str, typer.Option("--world", help="whose saves")]
 STARTER = "biblioteca_eterna"
 
 
@@ -26,6 +28,12 @@ def register(app: typer.Typer) -> None:
     app.command()(agents)
     app.command()(inspect)
     app.command()(validate)
+    app.command()(new)
+    app.command(name="reload")(reload_world)
+    saves = typer.Typer(help="List and read save slots.", no_args_is_help=True)
+    saves.command(name="list")(list_saves)
+    saves.command(name="show")(show_save)
+    app.add_typer(saves, name="saves")
 
 
 def serve(
@@ -150,6 +158,64 @@ def validate(world: _World = STARTER, as_json: _Json = False) -> None:
             people, books, facts = len(loaded.npcs), len(loaded.books), len(loaded.facts)
             print(f"{loaded.spec.title}: {people} characters, {books} books, {facts} facts: ok")
     sys.exit(2 if problems else 0)
+
+
+def new(folder: Annotated[Path, typer.Argument(help="a folder that isn't there yet")]) -> None:
+    """Start a world: a few commented files to change."""
+    from roles.scaffold import scaffold
+
+    for path in scaffold(folder):
+        print(path)
+    print(f"next: biblioteca validate {folder} && biblioteca play {folder}")
+
+
+def reload_world(connection: _Connection = None, as_json: _Json = False) -> None:
+    """Have a running server read its world's files again; a broken edit changes nothing."""
+    from protocol.administration import ReloadReply, ReloadRequest
+
+    reply = _request(connection, "reload", ReloadRequest())
+    assert isinstance(reply, ReloadReply)
+    if as_json:
+        print(reply.model_dump_json(indent=2))
+        return
+    for change in reply.changes:
+        print(f"{change.change}: {change.file} {change.about}".rstrip())
+    if not reply.changes:
+        print("nothing has changed")
+
+
+def list_saves(world: _OfWorld = STARTER, state: _State = None, as_json: _Json = False) -> None:
+    """List the save slots."""
+    import json
+
+    kept = _saves(world, state)
+    infos = kept.all()
+    if as_json:
+        print(json.dumps([info.model_dump() for info in infos], indent=2))
+        return
+    for info in infos:
+        print(f"{info.slot}  {info.saved_at}  {info.size_bytes:,} bytes  {info.note}".rstrip())
+    if not infos:
+        print(f"no saves in {kept.folder}")
+
+
+def show_save(
+    slot: Annotated[str, typer.Argument(help="the slot")],
+    world: _OfWorld = STARTER,
+    state: _State = None,
+) -> None:
+    """Read a slot as JSON: conversations, memories, timeline, settings."""
+    import json
+
+    print(json.dumps(_saves(world, state).export(slot), indent=2, ensure_ascii=False))
+
+
+def _saves(world: str, state: Path | None) -> Saves:
+    from roles.saves import Saves
+    from roles.serve import state_folder
+    from roles.world import World
+
+    return Saves((state or state_folder(World.load(world))) / "saves")
 
 
 def _request(connection: Path | None, kind: str, body: Body) -> Body:

@@ -81,6 +81,16 @@ class Saves:
                 continue  # a file that is no save is not a slot
         return infos
 
+    def export(self, slot: str) -> dict[str, Any]:
+        """A slot's whole content, as a person would read it. Raises: SaveError."""
+        path = self._path(slot)
+        about = self.about(slot)
+        try:
+            with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
+                return {"save": about, **_content(database)}
+        except (sqlite3.Error, ValueError) as error:
+            raise SaveError(f"the save {slot!r} can't be read: {error}") from None
+
     def _path(self, slot: str) -> Path:
         return self.folder / f"{slot}.sqlite"
 
@@ -95,3 +105,38 @@ def _read(path: Path, query: str) -> Any:
             return json.loads(row[0]) if row else {}
     except (sqlite3.Error, ValueError) as error:
         raise SaveError(f"the save {path.stem!r} can't be read: {error}") from None
+
+
+def _content(database: sqlite3.Connection) -> dict[str, Any]:
+    """Settings, conversations, memories and timeline of a store, in plain types."""
+    settings = {
+        key: json.loads(value)
+        for key, value in database.execute("SELECT key, value FROM settings ORDER BY key")
+        if key != "save"
+    }
+    talks: dict[str, list[str]] = {}
+    turns = database.execute("SELECT conversation, role, segments, live FROM turns ORDER BY id")
+    for conversation, role, segments, live in turns:
+        *_, (_, said) = json.loads(segments)
+        faded = "" if live else " (summarised)"
+        talks.setdefault(conversation, []).append(f"{role}: {said}{faded}")
+    memories: dict[str, list[dict[str, Any]]] = {}
+    rows = database.execute(
+        "SELECT agent, kind, text, now, importance, pinned, forgotten FROM memories ORDER BY id"
+    )
+    for agent, kind, text, now, importance, pinned, forgotten in rows:
+        memory = {"kind": kind, "text": text, "now": now, "importance": importance}
+        memory |= {"pinned": bool(pinned), "forgotten": bool(forgotten)}
+        memories.setdefault(agent, []).append(memory)
+    timeline = [
+        {"kind": kind, "text": text, "now": now, "tension": tension}
+        for kind, text, now, tension in database.execute(
+            "SELECT kind, text, now, tension FROM timeline ORDER BY id"
+        )
+    ]
+    return {
+        "settings": settings,
+        "conversations": talks,
+        "memories": memories,
+        "timeline": timeline,
+    }

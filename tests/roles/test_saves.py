@@ -116,6 +116,18 @@ async def test_slots_are_listed_with_their_notes(kept: Manager) -> None:
     assert [(one.slot, one.note) for one in reply.saves] == [("a", "first"), ("b", "second")]
 
 
+async def test_a_save_can_be_read_by_a_person(kept: Manager, tmp_path: Path) -> None:
+    reply = await say(kept, "My dog is called Bo.")
+    await ask(kept, "save", play.SaveRequest(slot="one", note="by the fire"))
+    content = Saves(tmp_path / "state" / "saves").export("one")
+    assert content["save"]["note"] == "by the fire"
+    assert content["conversations"]["anna|player|"] == [
+        "user: Guest: My dog is called Bo.",
+        f"assistant: [{reply.emotion}] {reply.text}",
+    ]
+    assert content["memories"]["anna"][0]["text"] == "Guest said: My dog is called Bo."
+
+
 @pytest.mark.parametrize("damage", ["truncated", "scribbled", "newer", "missing"])
 async def test_a_bad_save_is_refused_and_the_game_goes_on(
     kept: Manager, tmp_path: Path, damage: str
