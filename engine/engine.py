@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from engine.config import EngineConfig
-from engine.constraints import ConstraintCompiler
 from engine.errors import AdapterError, RequestError
 from engine.loader import LoadedBase, load_base
 from engine.model import Step
+from engine.picker import Picker
 from engine.prefix_cache import PrefixCache, shared_length
 from engine.requests import (
     AdapterInfo,
@@ -28,7 +26,6 @@ from engine.requests import (
     Span,
     Started,
 )
-from engine.sampler import penalize, sample
 from engine.scheduler import Scheduler
 from engine.sequence import Sequence
 from engine.slots import Run, SlotPlan
@@ -63,13 +60,9 @@ class Engine:
         self._scheduler = Scheduler(config.prefill_tokens)
         self._prefixes = PrefixCache(config.cache_bytes)
         self._store = AdapterStore(base.bank, config.host_bytes)
-        self._constraints = ConstraintCompiler(
-            template.tokenizer, sorted(base.eos_ids), base.architecture.vocab_size
-        )
-        self._mask_filler = ThreadPoolExecutor(1, thread_name_prefix="constraint-masks")
+        self._picker = Picker(base, template.tokenizer)
         self._live: dict[str, Sequence] = {}
         self._events: list[Event] = []
-        self._seen: Tensor | None = None  # [rows, V], for repetition penalties
         self._counts = {"steps": 0, "prompt": 0, "cached": 0, "completion": 0}
         self._decode_rate = 0.0
         self._last_step = clock()
@@ -104,7 +97,7 @@ class Engine:
             key=f"{self.base.digest}/{version.digest if version else ''}",
             version=version,
             stream=TextStream(self.template.tokenizer, params.stop),
-            matcher=self._constraints.compile(params.constraint) if params.constraint else None,
+            matcher=self._picker.compile(params.constraint) if params.constraint else None,
             arrived=now,
             deadline=deadline,
         )
@@ -170,8 +163,7 @@ class Engine:
         self._scheduler.start(sequence)
         self._counts["prompt"] += sequence.num_prompt
         self._counts["cached"] += sequence.num_cached
-        if sequence.request.sampling.repetition_penalty != 1.0:
-            self._mark_seen(sequence)
+        self._picker.start(sequence)
         self._events.append(
             Started(
                 request_id=sequence.request.request_id,
@@ -237,20 +229,13 @@ class Engine:
         # By slot, so that single tokens meet the adapter stacks in order.
         plan.sort(key=lambda item: (item[1] > 1, item[0].slot, item[0].row))
         asking = [s for s, length in plan if length == s.num_pending]
-        matchers = [s.matcher for s in asking if s.matcher is not None]
-        filling = self._mask_filler.submit(self._constraints.masks, matchers) if matchers else None
+        self._picker.prepare(asking)
         logits = self.base.decoder.forward(self._step_input(plan))
         for sequence, length in plan:
             sequence.num_computed += length
         if not asking:
             return
-        alternatives = self._alternatives(asking, logits)
-        logits = self._penalize(asking, logits)
-        if filling is not None:
-            rows = [row for row, s in enumerate(asking) if s.matcher is not None]
-            self._constraints.forbid(logits, rows, filling.result())
-        params = [s.request.sampling for s in asking]
-        tokens = sample(logits, params, [s.num_generated for s in asking]).tolist()
+        tokens, alternatives = self._picker.pick(asking, logits)
         for row, (sequence, token) in enumerate(zip(asking, tokens, strict=True)):
             self._accept(sequence, token, alternatives.get(row, ()))
         self._counts["completion"] += len(asking)
@@ -293,8 +278,7 @@ class Engine:
         if sequence.first_token is None:
             sequence.first_token = self._clock()
         sequence.token_ids.append(token)
-        if self._seen is not None:
-            self._seen[sequence.row, token] = True
+        self._picker.note(sequence, token)
         if token in self.base.eos_ids and not params.ignore_eos:
             self._finish(sequence, "stop")
             return
@@ -365,35 +349,6 @@ class Engine:
                 f"{self.base.cache.length} with the reply"
             )
         return token_ids, spans
-
-    def _mark_seen(self, sequence: Sequence) -> None:
-        if self._seen is None:
-            shape = (self.base.cache.num_rows, self.base.architecture.vocab_size)
-            self._seen = torch.zeros(shape, dtype=torch.bool, device=self.base.device)
-        self._seen[sequence.row] = False
-        self._seen[sequence.row, torch.tensor(sequence.token_ids[sequence.num_virtual :])] = True
-
-    def _penalize(self, asking: list[Sequence], logits: Tensor) -> Tensor:
-        penalties = [s.request.sampling.repetition_penalty for s in asking]
-        if self._seen is None or all(penalty == 1.0 for penalty in penalties):
-            return logits
-        seen = self._seen[[s.row for s in asking]]
-        return penalize(logits, seen, torch.tensor(penalties, device=logits.device))
-
-    def _alternatives(
-        self, asking: list[Sequence], logits: Tensor
-    ) -> dict[int, tuple[Alternative, ...]]:
-        """The likeliest tokens before any sampling setting, for the rows that want them."""
-        counts = {r: s.request.sampling.num_top_logprobs for r, s in enumerate(asking)}
-        found = {}
-        for row, count in counts.items():
-            if count:
-                top = torch.log_softmax(logits[row], dim=0).topk(count)
-                found[row] = tuple(
-                    Alternative(token_id=i, text=self.template.tokenizer.decode([i]), logprob=v)
-                    for v, i in zip(top.values.tolist(), top.indices.tolist(), strict=True)
-                )
-        return found
 
     # Adapters
 

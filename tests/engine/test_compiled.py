@@ -1,0 +1,90 @@
+"""The C kernels: right against fp32, and the same bits whatever else is in a step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from engine.compiled import CompiledDecoder
+from engine.config import EngineConfig
+from engine.engine import Engine, build_engine
+from engine.kernels import load_library
+from engine.model import Step
+from engine.slots import Run, SlotPlan
+from tests.tiny_models import SHAPES, tiny_adapter, tiny_base
+
+pytestmark = pytest.mark.skipif(load_library() is None, reason="needs a C compiler")
+
+
+def logits(engine: Engine, runs: list[Run], token_ids: list[int]) -> Tensor:
+    """Logits of every token of the runs."""
+    positions = [run.position + n for run in runs for n in range(run.length)]
+    step = Step(
+        token_ids=torch.tensor(token_ids),
+        positions=torch.tensor(positions),
+        rows=torch.tensor([run.row for run in runs for _ in range(run.length)]),
+        slots=torch.tensor([run.slot for run in runs for _ in range(run.length)]),
+        runs=runs,
+        plan=SlotPlan(runs, torch.device("cpu"), skip_zero=True),
+        wanted=torch.arange(len(token_ids)),
+    )
+    return engine.base.decoder.forward(step).clone()
+
+
+def build(base: Path, adapter: Path, quantization: str, compiled: bool) -> Engine:
+    config = EngineConfig(base=str(base), quantization=quantization, compiled=compiled)  # type: ignore[arg-type]  # parametrised
+    engine = build_engine(config)
+    engine.install_adapter("a", engine.read_adapter(str(adapter)), True)
+    return engine
+
+
+@pytest.mark.parametrize("shape", [shape for shape in SHAPES if shape != "gemma3"])
+def test_kernels_are_as_close_to_fp32_as_onednn(shape: str, tmp_path: Path) -> None:
+    base = tiny_base(tmp_path / "base", shape)
+    adapter = tiny_adapter(tmp_path / "adapter", base, rank=5)
+    exact = build(base, adapter, "none", False)
+    torch_int8 = build(base, adapter, "int8", False)
+    kernels = build(base, adapter, "int8", True)
+    assert isinstance(kernels.base.decoder, CompiledDecoder)
+    token_ids = list(range(10, 90))
+    for slot in (0, 1):
+        found = [
+            logits(engine, [Run(0, slot, 0, 0, 80)], token_ids)
+            for engine in (exact, torch_int8, kernels)
+        ]
+        reference, ours = ((other - found[0]).norm() / found[0].norm() for other in found[1:])
+        assert ours < 1.3 * reference + 1e-3
+
+
+def test_logits_are_the_same_bits_alone_in_chunks_and_among_others(
+    make_engine: Callable[..., Engine],
+) -> None:
+    engine = make_engine(quantization="int8", max_rows=8)
+    for version in (engine._store.find(f"a{n}") for n in range(6)):
+        assert engine._store.acquire(version)
+    token_ids = [7 + 3 * n for n in range(40)]
+    whole = logits(engine, [Run(0, 2, 0, 0, 40)], token_ids)
+    cuts = [(0, 1), (1, 14), (15, 2), (17, 23)]
+    chunks = [logits(engine, [Run(1, 2, a, 0, n)], token_ids[a : a + n]) for a, n in cuts]
+    assert torch.equal(torch.cat(chunks), whole)
+    # One token at a time, at every place among seven other rows of other adapters.
+    engine.base.cache.copy(0, 3, 39)
+    others = [Run(row, row % 6, 5, 0, 1) for row in (1, 2, 4, 5, 6, 7)]
+    for place in range(len(others) + 1):
+        runs = [*others[:place], Run(3, 2, 39, 0, 1), *others[place:]]
+        runs = [Run(r.row, r.slot, r.position, n, 1) for n, r in enumerate(runs)]
+        ids = [token_ids[39] if run.row == 3 else 50 + run.row for run in runs]
+        assert torch.equal(logits(engine, runs, ids)[place], whole[39])
+
+
+def test_without_a_compiler_torch_serves_int8(
+    base: Path, adapters: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.kernels.load_library", lambda: None)
+    engine = build(base, adapters[0], "int8", True)
+    assert not isinstance(engine.base.decoder, CompiledDecoder)
+    assert logits(engine, [Run(0, 1, 0, 0, 3)], [10, 11, 12]).isfinite().all()
