@@ -107,11 +107,11 @@ async def play(connection: Path, lines_per_s: int, seconds: float, num_agents: i
 
     async with contextlib.AsyncExitStack() as stack:
         # One session may have 32 requests open; a game with more characters opens more.
-        clients = [await stack.enter_async_context(AsyncClient(connection)) for _ in range(4)]
-        end, tasks = time.monotonic() + seconds, list[asyncio.Task[None]]()
-        while time.monotonic() < end:
-            tasks.append(asyncio.create_task(one(clients[len(tasks) % len(clients)])))
-            await asyncio.sleep(1 / lines_per_s)
+        clients = [await stack.enter_async_context(AsyncClient(connection)) for _ in range(8)]
+        began, tasks = time.monotonic(), list[asyncio.Task[None]]()
+        for i in range(round(seconds * lines_per_s)):
+            await asyncio.sleep(max(0.0, began + i / lines_per_s - time.monotonic()))
+            tasks.append(asyncio.create_task(one(clients[i % len(clients)])))
         await asyncio.gather(*tasks)
     print(json.dumps({"ages": ages, "lines": len(tasks)}))
 

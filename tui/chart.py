@@ -138,5 +138,7 @@ def curve(
         row = height - 1 - level
         column = left + index
         line = rows[row]
-        rows[row] = Content.assemble(line[:column], (mark, "bold $accent"), line[column + 1 :])
+        covered = " on $tier-director" if line.plain[column] == "█" else ""
+        over = (mark, f"bold $accent{covered}")
+        rows[row] = Content.assemble(line[:column], over, line[column + 1 :])
     return rows

@@ -214,6 +214,8 @@ def _one_line_facts(line: InspectReply, width: int) -> Content:
 def _sampler_rows(line: InspectReply) -> list[Content]:
     rows = [Content.assemble(("seed         ", "$muted"), (str(line.seed), "bold"))]
     for key, value in line.sampler.items():
+        if key == "seed":
+            continue
         rows.append(Content.assemble(words(f"{key:<20} ", "$muted"), words(str(value))))
     return rows
 

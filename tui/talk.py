@@ -58,8 +58,9 @@ def _footnote(line: Line) -> Content:
     """What a line cost and what became of it, in one quiet row."""
     parts: list[Content | tuple[str, str] | str] = []
     if usage := line.usage:
+        voice = adapter_name(line.adapter) if line.adapter else "no adapter"
         figures = (
-            f"{adapter_name(line.adapter)} · first token {number(usage.ttft_ms, ' ms')} · "
+            f"{voice} · first token {number(usage.ttft_ms, ' ms')} · "
             f"{usage.completion_tokens} tokens at {number(usage.tokens_per_s)}/s · seed {line.seed}"
         )
         parts.append((figures, "$muted"))
@@ -105,16 +106,16 @@ class TalkPage(Page):
     }  # fmt: skip
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "stop", "Stop", id="talk.stop"),
-        Binding("i", "type", "Type", id="talk.type"),
+        Binding("i", "type", "Type", show=False, id="talk.type"),
         Binding("enter", "why", "Why?", id="talk.why", key_display="⏎"),
         Binding("a", "choose_agent", "Agent", id="talk.agent"),
-        Binding("w", "choose_speaker", "Speak as", id="talk.speaker"),
+        Binding("w", "choose_speaker", "As", id="talk.speaker"),
         Binding("s", "again", "Again", id="talk.again"),
-        Binding("c", "compare", "Compare", id="talk.compare"),
+        Binding("c", "compare", "A/B", id="talk.compare"),
         Binding("g", "judge('good')", "Good", id="talk.good"),
         Binding("b", "judge('bad')", "Bad", id="talk.bad"),
-        Binding("e", "rewrite", "Rewrite", id="talk.rewrite"),
-        Binding("y", "copy", "Copy test", id="talk.copy"),
+        Binding("e", "rewrite", "Edit", id="talk.rewrite"),
+        Binding("y", "copy", "Copy", id="talk.copy"),
     ]
 
     def __init__(self, session: Session) -> None:
@@ -218,6 +219,12 @@ class TalkPage(Page):
             worker.cancel()
         if not speaking:
             self.query_one(Pane).focus()
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Escape has no use where nobody is typing and nothing is spoken."""
+        if action == "stop" and not isinstance(self.focused, Input):
+            return any(w.group == "say" and w.is_running for w in self.workers)
+        return super().check_action(action, parameters)
 
     def action_type(self) -> None:
         """Go to the line to type."""
