@@ -174,7 +174,7 @@ def remembered(talk: Conversation) -> Line:
     draw = talk.draw
     if draw.chance(0.35):
         core, own = talk.say("not_met", "not_met/reply")
-        return Line(asked=draw.pick("not_met/say"), core=core, own=own, mood="curious")
+        return Line(asked=draw.pick("not_met/say"), core=core, own=own, mood=_mood(talk, "not_met"))
     note, deed = deed_note(draw, talk.me.name, talk.you)
     core = draw.pick("memory/recall", deed=deed)
     core, own = talk.say("met", "met/reply", memory=core)
