@@ -94,6 +94,11 @@ class Director:
         self.record("event", text)
         self.keep()
 
+    def note(self, text: str) -> None:
+        """Something it should know of at its next tick, without weight of its own."""
+        self.stage.waiting.append(_short(text))
+        self.keep()
+
     def prompt(self) -> tuple[Message, ...]:
         """What the model sees at a tick."""
         spec, stage = self.world.spec, self.stage

@@ -67,6 +67,8 @@ async def scene(house: House, body: game.SceneRequest) -> wire.Ok:
 async def hush(house: House, body: game.HushRequest) -> wire.Ok:
     """A scripted scene begins or ends."""
     house.play.hush(body.scene, on=body.on)
+    if body.on:
+        await house.silence(house.play.present(body.scene))
     return wire.Ok()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from dataclasses import dataclass
 
 from engine.errors import EngineError
@@ -22,6 +22,7 @@ from roles.store import Store
 from roles.world import DIRECTOR, World
 
 Publish = Callable[[str, wire.Body], None]
+Notify = Callable[[wire.Notice], None]
 
 
 @dataclass(slots=True)
@@ -39,6 +40,7 @@ class House:
 
     Attributes:
         publish: sends a telemetry event (type, body) to whoever watches.
+        notify: tells every client.
         epoch: grows with every restore; a line of an older one has no place to be kept.
         deadline_ms: how long a first word may take, instead of what the tiers' tables say.
     """
@@ -48,6 +50,7 @@ class House:
         self.play = Playthrough(world, store)
         self.transcript = Transcript()
         self.publish: Publish = lambda kind, body: None
+        self.notify: Notify = lambda notice: None
         self.deadline_ms: float | None = None
         self.epoch = 0
         self._speaking: dict[str, tuple[Line, Engine]] = {}
@@ -90,10 +93,7 @@ class House:
     async def reopen(self) -> None:
         """Go on from what the store now holds; lines being spoken are stopped and forgotten."""
         self.epoch += 1
-        speaking, self._speaking = self._speaking, {}
-        for key, (_, engine) in speaking.items():
-            with contextlib.suppress(EngineError):  # it fell: then nobody speaks there
-                await engine.backend.cancel(key)
+        await self._stop(lambda line: True)
         self.play.close()
         self.play = Playthrough(self.world, self.store)
         self.transcript.forget_after(self.store.get("lines", 0))
@@ -102,6 +102,16 @@ class House:
         """Raises: RestoredError if the game was restored since the line began."""
         if line.epoch != self.epoch:
             raise RestoredError("the game was restored while the line was being spoken")
+
+    async def silence(self, agents: Collection[str]) -> None:
+        """Stop what these characters are saying; what was spoken stands."""
+        await self._stop(lambda line: line.agent in agents)
+
+    async def _stop(self, wanted: Callable[[Line], bool]) -> None:
+        for line, engine in list(self._speaking.values()):
+            if wanted(line):
+                with contextlib.suppress(EngineError):  # it fell: then nobody speaks there
+                    await engine.backend.cancel(line.key)
 
     @property
     def lines_being_spoken(self) -> list[Line]:
@@ -131,10 +141,7 @@ class House:
         """Stop chatter in a scene: the player speaks. What was spoken stands."""
         for talk in [x for x in self._chatter if x.scene == scene and x.yields]:
             talk.stopped = True
-            for key, (_, engine) in list(self._speaking.items()):
-                if key.startswith(f"{talk.key}."):
-                    with contextlib.suppress(EngineError):
-                        await engine.backend.cancel(key)
+            await self._stop(lambda line, key=talk.key: line.key.startswith(f"{key}."))
 
     @contextlib.asynccontextmanager
     async def mouth(self, conversation: str) -> AsyncIterator[None]:

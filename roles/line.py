@@ -43,7 +43,6 @@ class Line:
     adapter: wire.AdapterUse | None = None
     sampling: SamplingParams = field(default_factory=SamplingParams)
     priority: int = 0
-    deadline_ms: float | None = None
     context_tokens: int = 0
     routing: list[str] = field(default_factory=list)
     started: Started | None = None

@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Any, Protocol
 
+from protocol import messages as wire
 from protocol import telemetry
 from protocol.errors import Code, Refusal
 from protocol.messages import Body
@@ -13,7 +14,7 @@ from protocol.service import Peer, Request
 from roles import console, errors, game, library, reload, upkeep
 from roles.again import Again
 from roles.engines import Engine, Engines, MakeBackend, make_backend
-from roles.house import House, Publish
+from roles.house import House, Notify, Publish
 from roles.question import Question
 from roles.scene import Scene
 from roles.store import Store
@@ -87,10 +88,15 @@ class Manager:
         engines = Engines(world, self._engine_changed, make)
         self.house = House(world, store or Store(), engines)
 
-    async def start(self, publish: Publish | None = None) -> None:
-        """Begin loading the engines; requests are answered from now on."""
-        if publish is not None:
-            self.house.publish = publish
+    async def start(self, publish: Publish | None = None, notify: Notify | None = None) -> None:
+        """Begin loading the engines; requests are answered from now on.
+
+        Args:
+            publish: takes telemetry events; none are sent without it.
+            notify: takes what every client should know.
+        """
+        self.house.publish = publish or self.house.publish
+        self.house.notify = notify or self.house.notify
         await self.house.engines.start()
 
     async def wait_ready(self) -> None:
@@ -110,7 +116,12 @@ class Manager:
                 yield body
 
     def _engine_changed(self, engine: Engine) -> None:
-        """Tell the watchers about every agent of an engine."""
+        """Tell the watchers about every agent of an engine, and all clients of its fall."""
+        fallen = engine.state in ("restarting", "failed")
+        if fallen or (engine.state == "ready" and engine.restarts):
+            message = f"the {engine.tier} engine is {engine.state}"
+            notice = wire.Notice(kind="engine", message=message, tier=engine.tier)
+            self.house.notify(notice)
         for agent in self.house.world.agents:
             if self.house.engine_of(agent) is engine:
                 info = console.agent_info(self.house, agent).model_dump()

@@ -2,8 +2,7 @@
 
 A memory has the game time it was made, an importance from 0 to 1, and who was part of it.
 Recall ranks by words shared with what is being said (BM25 in SQLite's FTS5), weighed by
-importance and age; a meaning-based rank joins in where the world has an embedding model.
-Nothing is ever deleted: what is forgotten is only left out.
+importance and age. Nothing is ever deleted: what is forgotten is only left out.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ class Memory:
     """One thing a character knows because it was there.
 
     Attributes:
-        kind: heard, seen, done, told, summary or note (written by hand).
+        kind: heard, seen, done, summary or note (written by hand).
         now: game clock when it was made, in seconds.
         line: the line it comes from, or "".
     """

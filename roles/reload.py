@@ -6,6 +6,7 @@ from typing import Literal
 
 from engine.errors import EngineError
 from protocol import administration as admin
+from protocol import messages as wire
 from roles.engines import Engine, adapters_of
 from roles.house import House
 from roles.world import World
@@ -25,6 +26,8 @@ async def reload(house: House, body: admin.ReloadRequest) -> admin.ReloadReply:
         house.engines.world = new
         for engine in house.engines:
             await _serve_new(engine, new)
+        files = ", ".join(change.file for change in changes)
+        house.notify(wire.Notice(kind="reloaded", message=f"changed: {files}"))
     return admin.ReloadReply(changes=changes)
 
 

@@ -76,9 +76,9 @@ async def serve(config: ServeConfig) -> None:
         ),
     )
     stop = _stop_on_signal()
-    await manager.start(server.publish)
     try:
         await server.start()
+        await manager.start(server.publish, server.notify)
         log.info("serving %s at %s", world.spec.title, server.connection.work)
         await stop.wait()
         await server.close(drain_s=config.drain_s)

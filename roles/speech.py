@@ -10,11 +10,13 @@ from typing import cast
 
 from engine.backend import Backend
 from engine.errors import EngineError
-from engine.requests import Delta, Event, Finished, GenerationRequest, Started
+from engine.requests import Delta, Event, GenerationRequest, Started
 from roles.engines import Engine
 from roles.line import Line
 from roles.reply import ReplyReader
 
+NO_WORD = "no word came before the deadline"
+CUT_SHORT = "the deadline came before the last word"
 ANSWER_MARGIN_S = 0.1  # between our giving up and the client's: time to send a fallback line
 
 
@@ -46,7 +48,7 @@ async def speak(
     if line.cause:  # why it can't be spoken is known already
         return
     try:
-        async with contextlib.aclosing(_events(engine.backend, line)) as events:
+        async with contextlib.aclosing(_events(engine.backend, line, deadlines)) as events:
             async for speech in _listen(events, line, reader, deadlines):
                 yield speech
     finally:
@@ -62,9 +64,7 @@ async def _listen(
             async with asyncio.timeout_at(limit):
                 event = await anext(events)
         except TimeoutError:
-            line.cause = "the deadline came before the last word"
-            if not reader.spoken:
-                line.cause = "no word came before the deadline"
+            line.cause = CUT_SHORT if reader.spoken else NO_WORD
             break
         if isinstance(event, Started):
             line.started = event
@@ -80,14 +80,17 @@ async def _listen(
         line.cause = line.finished.error or f"the engine ended it: {line.finished.reason}"
 
 
-def _events(backend: Backend, line: Line) -> AsyncGenerator[Event, None]:
+def _events(backend: Backend, line: Line, deadlines: Deadlines) -> AsyncGenerator[Event, None]:
+    left_s = None  # the engine gives up at the last word's deadline by itself
+    if deadlines.last_word_s is not None:
+        left_s = max(deadlines.last_word_s - asyncio.get_running_loop().time(), 0.001)
     request = GenerationRequest(
         request_id=line.key,
         prompt=line.prompt,
         adapter=line.adapter.name if line.adapter else None,
         sampling=line.sampling,
         priority=line.priority,
-        deadline_ms=line.deadline_ms,
+        deadline_ms=None if left_s is None else left_s * 1000,
     )
     return cast("AsyncGenerator[Event, None]", backend.submit(request))
 
@@ -106,22 +109,17 @@ async def obstacle(engine: Engine, deadlines: Deadlines) -> str:
                 await engine.prepared.wait()
                 await engine.backend.wait_ready()
         except TimeoutError:
-            engine.breaker.gave_up()
             state = engine.state if engine.prepared.is_set() else "still loading"
             return f"the {engine.tier} engine is {state}"
         except EngineError as error:
-            engine.breaker.gave_up()
             return str(error)
     return ""
 
 
 def _note(engine: Engine, line: Line) -> None:
-    """Tell the breaker how it went."""
-    finished: Finished | None = line.finished
-    if finished is None or finished.reason == "cancelled":
-        engine.breaker.gave_up()
-    elif finished.reason == "error":
+    """Tell the breaker how it went: a fallen or a silent engine fails, a bad request doesn't."""
+    if line.finished is not None and line.finished.reason in ("stop", "length"):
+        engine.breaker.succeeded()
+    elif engine.state != "ready" or line.cause == NO_WORD:
         engine.error = line.cause
         engine.breaker.failed(asyncio.get_running_loop().time())
-    else:
-        engine.breaker.succeeded()

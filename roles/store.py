@@ -26,7 +26,7 @@ CREATE INDEX IF NOT EXISTS turns_live ON turns(conversation, live, id);
 CREATE TABLE IF NOT EXISTS memories(
     id INTEGER PRIMARY KEY, agent TEXT NOT NULL, kind TEXT NOT NULL, text TEXT NOT NULL,
     now REAL NOT NULL, importance REAL NOT NULL, participants TEXT NOT NULL, line TEXT NOT NULL,
-    pinned INTEGER NOT NULL DEFAULT 0, forgotten INTEGER NOT NULL DEFAULT 0, vector BLOB);
+    pinned INTEGER NOT NULL DEFAULT 0, forgotten INTEGER NOT NULL DEFAULT 0);
 CREATE INDEX IF NOT EXISTS memories_agent ON memories(agent, forgotten);
 CREATE VIRTUAL TABLE IF NOT EXISTS memory_words USING fts5(
     text, content='memories', content_rowid='id', tokenize='porter unicode61');
@@ -35,9 +35,6 @@ CREATE TRIGGER IF NOT EXISTS memory_added AFTER INSERT ON memories BEGIN
 CREATE TRIGGER IF NOT EXISTS memory_edited AFTER UPDATE OF text ON memories BEGIN
     INSERT INTO memory_words(memory_words, rowid, text) VALUES ('delete', old.id, old.text);
     INSERT INTO memory_words(rowid, text) VALUES (new.id, new.text); END;
-CREATE TABLE IF NOT EXISTS relations(
-    agent TEXT NOT NULL, who TEXT NOT NULL, feeling TEXT NOT NULL, strength REAL NOT NULL,
-    PRIMARY KEY (agent, who));
 CREATE TABLE IF NOT EXISTS timeline(
     id INTEGER PRIMARY KEY, kind TEXT NOT NULL, text TEXT NOT NULL, line TEXT,
     time_s REAL NOT NULL, now REAL NOT NULL, tension REAL, wanted REAL);

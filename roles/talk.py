@@ -16,6 +16,7 @@ from roles.house import House
 from roles.line import Line
 from roles.npc import ceiling, compose, recollections, sampling_params
 from roles.offers import Offer, offer, reply_grammar
+from roles.playthrough import PLAYER
 from roles.prompt import turn
 from roles.reply import ReplyReader
 from roles.speech import Deadlines, obstacle, speak
@@ -59,6 +60,8 @@ class Talk:
     async def run(self, client_deadline_s: float | None) -> AsyncGenerator[wire.Body, None]:
         """Speak: Accepted, Delta*, SayReply. What was spoken is kept, whatever happens."""
         arrived = time.monotonic()
+        if self.body.scene and self.body.speaker == PLAYER:
+            await self.house.quieten(self.body.scene)
         yield self.house.began(self.line)
         whole = False
         try:
@@ -126,11 +129,18 @@ class Talk:
     async def _obstacle(self, deadlines: Deadlines) -> str:
         """Why the model can't speak this line, or "" if it can; then the adapter is chosen."""
         if self.focus == "offstage":
+            self._tell_director()
             return OFFSTAGE
         cause = await obstacle(self.engine, deadlines)
         if not cause:
             self.line.routing.append(self._choose_adapter())
         return cause
+
+    def _tell_director(self) -> None:
+        """Whoever is offstage is the director's: it hears what happens to them in a sentence."""
+        speaker = self.play.display_name(self.body.speaker)
+        name = self.character.spec.name
+        self.play.director.note(f"{speaker} said to {name}, who is elsewhere: {self.body.text}")
 
     def _choose_adapter(self) -> str:
         """Pick the adapter, and say why."""
@@ -231,7 +241,6 @@ class Talk:
 
     def _deadlines(self, client_deadline_s: float | None) -> Deadlines:
         share = self.level.deadline_share
-        self.line.deadline_ms = None
         patience_ms = self.house.patience_ms(self.engine) * share
         self.line.routing.append(f"first word due in {patience_ms:.0f} ms")
         return Deadlines.after(patience_ms / 1000, client_deadline_s)

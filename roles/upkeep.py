@@ -70,13 +70,15 @@ async def director(house: House, body: admin.DirectorRequest) -> admin.DirectorR
     if body.op != "timeline":
         chief.stage.held = body.op == "hold"
         chief.keep()
-    stage = chief.stage
+    stage, curve = chief.stage, house.world.spec.pacing.curve
     return admin.DirectorReply(
         held=stage.held,
+        tension=stage.tension,
+        wanted=chief.wanted,
+        events_waiting=len(stage.waiting),
+        curve=[[minute * 60, tension] for minute, tension in curve],
         items=[admin.TimelineItem.model_validate(item) for item in chief.timeline(body.limit)],
         state={
-            "tension": stage.tension,
-            "wanted": chief.wanted,
             "now": stage.now,
             "story": " ".join(stage.story),
             "threads": stage.threads,
@@ -109,6 +111,7 @@ async def restore(house: House, body: game.RestoreRequest) -> game.SavesReply:
         text = f"{body.slot} was saved with other weights of: {', '.join(changed)}"
         log.warning(text)
         house.publish("log", telemetry.Logged(level="warning", text=text))
+    house.notify(wire.Notice(kind="restored", message=f"back to the save {body.slot!r}"))
     return game.SavesReply(saves=[info])
 
 
