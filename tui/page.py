@@ -85,8 +85,8 @@ class Status(Static):
     def _alive(self) -> Content:
         store, connection = self.session.store, self.session.store.connection
         if connection.state == "connecting":
-            waiting = f" waiting for {self.session.link.endpoint} … {connection.why}"
-            return words(waiting, "$warning")
+            what = connection.why or f"connecting to {self.session.link.endpoint}"
+            return words(f" ◌ {what} …", "$warning")
         welcome = connection.welcome
         role = welcome.role if welcome else "player"
         speaking = sum(line.state == "speaking" for line in list(store.lines.values())[-200:])
