@@ -58,7 +58,7 @@ def blend_adapters(
     model.add_weighted_adapter(parts, list(weights), name, combination_type=kind, **options)
     partial = out.with_name(out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
-    model.save_pretrained(partial, selected_adapters=[name])
+    model.save_pretrained(partial, selected_adapters=[name], save_embedding_layers=False)
     inner = partial / name  # PEFT puts every adapter but "default" into a folder of its name
     name_base(inner, base)
     card = write_card(

@@ -56,8 +56,16 @@ def base_digest(folder: Path) -> str:
 
 
 def write_card(folder: Path, card: AdapterCard) -> AdapterCard:
-    """Write a card with the digest of the weights beside it, and return it."""
-    complete = card.model_copy(update={"digest": adapter_digest(folder)})
+    """Write a card with the digest of the weights beside it, and return it.
+
+    What no engine serves (DoRA, IA3, a fully trained model) is digested file by file.
+    """
+    try:
+        digest = adapter_digest(folder)
+    except AdapterError:
+        files = [*folder.glob("*config.json"), *folder.glob("*.safetensors")]
+        digest = file_digest(sorted(files))
+    complete = card.model_copy(update={"digest": digest})
     text = complete.model_dump_json(indent=2) + "\n"
     (folder / CARD_FILE).write_text(text, encoding="utf-8")
     return complete

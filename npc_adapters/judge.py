@@ -81,7 +81,10 @@ class CharacterJudge:
     def save(self, folder: Path) -> None:
         """Write the judge into a folder."""
         folder.mkdir(parents=True, exist_ok=True)
-        tensors = {"weights": self.weights.astype(np.float16), "bias": self.bias}
+        weights = np.ascontiguousarray(
+            self.weights, dtype=np.float16
+        )  # safetensors takes raw bytes
+        tensors = {"weights": weights, "bias": self.bias}
         save_file(tensors, folder / _FILE, metadata={"agents": json.dumps(self.agents)})
 
     @classmethod

@@ -345,7 +345,9 @@ def save_adapter(model: Any, base: Path, folder: Path, report: dict[str, Any]) -
     """
     shutil.rmtree(folder, ignore_errors=True)
     try:
-        model.save_pretrained(folder)
+        # PEFT would look for the base on the hub to see whether its vocabulary grew.
+        unchanged = {"save_embedding_layers": False} if isinstance(model, PeftModel) else {}
+        model.save_pretrained(folder, **unchanged)
         for stray in ("README.md",):
             (folder / stray).unlink(missing_ok=True)
         name_base(folder, base)

@@ -23,7 +23,7 @@ def row(said: str, reply: str, facts: tuple[str, ...] = ()) -> Row:
 
 @pytest.fixture(scope="session")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_base(tmp_path_factory.mktemp("base"))
+    return tiny_base(tmp_path_factory.mktemp("base"), intermediate_size=128)  # nf4 blocks of 64
 
 
 @pytest.fixture(scope="session")

@@ -163,8 +163,9 @@ def test_a_deeper_model_repeats_the_layers_away_from_the_seam() -> None:
 
 def test_a_name_is_cut_alike_after_any_space() -> None:
     tokenizer = train_tokenizer(["The keeper of lamps is Zorvald, says Zorvald."] * 20, 320)
-    first = tokenizer.tokenize("Ask Quebrolo about it")[1:]
-    second = tokenizer.tokenize("No, Quebrolo about it")
-    assert second[-len(first) :] == first
+    name = tokenizer.tokenize(" Quebrolo")
+    assert len(name) > 2
+    for text in ("Ask Quebrolo", "No, Quebrolo", "The keeper Quebrolo"):
+        assert tokenizer.tokenize(text)[-len(name) :] == name
     assert tokenizer.convert_tokens_to_ids(list(SPECIAL_TOKENS)) == [0, 1, 2, 3, 4]
     assert tokenizer.tokenize("1984") == ["1", "9", "8", "4"]
