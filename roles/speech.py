@@ -120,6 +120,7 @@ def _note(engine: Engine, line: Line) -> None:
     """Tell the breaker how it went: a fallen or a silent engine fails, a bad request doesn't."""
     if line.finished is not None and line.finished.reason in ("stop", "length"):
         engine.breaker.succeeded()
+        engine.error = ""
     elif engine.state != "ready" or line.cause == NO_WORD:
         engine.error = line.cause
         engine.breaker.failed(asyncio.get_running_loop().time())
