@@ -52,7 +52,7 @@ async def test_no_attempt_forges_a_token_a_note_an_action_or_learns_a_secret(
             attempt["text"],
             agent="ben",
             conversation=f"c{number}",
-            max_tokens=40,
+            max_tokens=16,
             actions=[wire.ActionOffer(name="give", arguments={"item": ["rose"]})],
         )
         line = manager.house.transcript.find(reply.line, None)
