@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import ClassVar
@@ -40,6 +41,7 @@ PAGES: tuple[type[Page], ...] = (
     AgentsPage, TalkPage, PromptPage, AdaptersPage, DirectorPage,
     BooksPage, MemoryPage, TelemetryPage, LogPage,
 )  # fmt: skip
+_GOODBYE_S = 5.0  # after a kill, for the screen to be put back in order
 FRAME_S = 0.1  # screens are drawn at most this often
 
 
@@ -86,6 +88,8 @@ class ConsoleApp(App[None]):
         self.theme = theme
         if keys is not None:
             self.set_keymap(read_keys(keys, known_bindings()))
+        # Ends the process where Textual can't: it waits for ever for a terminal that is gone.
+        self.hang_up: Callable[[], None] = self.exit
         self._timer: Timer | None = None
         self._drawn_s = 0.0
 
@@ -102,11 +106,17 @@ class ConsoleApp(App[None]):
             self._leave_on_signals()
 
     def _leave_on_signals(self) -> None:
-        """A closed terminal or a plain kill ends the console in order, and its demo too."""
+        """A plain kill ends the console in order; so does a closed terminal, without it."""
         loop = asyncio.get_running_loop()
-        for name in ("SIGTERM", "SIGHUP"):
-            if hasattr(signal, name):
-                loop.add_signal_handler(getattr(signal, name), self.exit)
+        if hasattr(signal, "SIGHUP"):
+            loop.add_signal_handler(signal.SIGTERM, self._leave)
+            loop.add_signal_handler(signal.SIGHUP, self.hang_up)
+
+    def _leave(self) -> None:
+        self.exit()
+        watchdog = threading.Timer(_GOODBYE_S, self.hang_up)
+        watchdog.daemon = True
+        watchdog.start()
 
     # --- the beat -----------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,8 @@ from tui.errors import ConsoleError
 from tui.link import LiveLink
 from tui.recording import Recorder, ReplayLink, read_recording
 from tui.session import Link, Session
+
+_HUNG_UP = 129  # what shells report for a process that SIGHUP ended
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,6 +55,12 @@ def start(config: ConsoleConfig) -> None:
             recorder = Recorder(config.record)
             stack.callback(recorder.close)
         app = ConsoleApp(Session(link, recorder), keys=config.keys, theme=config.theme)
+
+        def hang_up() -> None:
+            stack.close()
+            os._exit(_HUNG_UP)
+
+        app.hang_up = hang_up
         app.run()
 
 
