@@ -34,8 +34,7 @@ class Talk:
     def __init__(self, house: House, key: str, body: wire.SayRequest) -> None:
         self.house, self.body, self.play = house, body, house.play
         self.character = house.character(body.agent)
-        if body.agent in house.play.hushed:
-            raise HushedError(f"{body.agent} is in a hushed scene; lift the hush first")
+        self._check_hush()
         self.offers = _offers(house, body)
         self.engine = self._engine()
         self.focus, why = self.character.focus(body.focus)
@@ -66,6 +65,7 @@ class Talk:
         whole = False
         try:
             async with self.house.mouth(self.dialogue.key):
+                self._check_hush()
                 deadlines = self._deadlines(client_deadline_s)
                 self.line.cause = await self._obstacle(deadlines)
                 said = self._compose()
@@ -86,6 +86,11 @@ class Talk:
             self.line.ended_s = time.time()
             self.house.ended(self.line, whole=whole)
         yield self.line.reply()
+
+    def _check_hush(self) -> None:
+        """Raises: HushedError while the game plays a scripted scene."""
+        if self.body.agent in self.play.hushed:
+            raise HushedError(f"{self.body.agent} is in a hushed scene; lift the hush first")
 
     async def _speak(self, deadlines: Deadlines) -> AsyncGenerator[str, None]:
         """Speak; what was said word for word before is tried again, unheard, with other seeds."""
@@ -112,7 +117,8 @@ class Talk:
         line, sampling = self.line, self.line.sampling
         line.routing.append("said word for word a moment ago: tried again with another seed")
         temperature = max(sampling.temperature, _RETRY_TEMPERATURE)
-        line.sampling = replace(sampling, seed=sampling.seed + attempt, temperature=temperature)
+        seed = (sampling.seed + attempt) % wire.MAX_INTEGER
+        line.sampling = replace(sampling, seed=seed, temperature=temperature)
         line.key = f"{line.key}.{attempt}"
         line.started = line.finished = None
         line.deltas.clear()
@@ -262,7 +268,8 @@ class Talk:
         if self.body.ephemeral:
             return
         with self.house.store.transaction():
-            spoken = line.text if line.fallback else self.reader.spoken
+            # What broke off is kept as it was heard; a whole line as the model wrote it.
+            spoken = line.text if line.cause else self.reader.spoken
             answer = self.character.history(line.actions, spoken, line.emotion)
             self.play.remember_words(spoken)
             self.dialogue.append(line.id, [said, answer])
