@@ -72,12 +72,12 @@ class Lore:
         return [fact for fact in self._facts if fact.known_to(scopes, happened)]
 
     def relevant(
-        self, said: str, scopes: Set[str], happened: Set[str], limit: int = 0
+        self, said: str, scopes: Set[str], happened: Set[str], limit: int | None = None
     ) -> list[Fact]:
         """Facts that share words with what is said and may be known, best first.
 
         Args:
-            limit: the most to return; 0 for all.
+            limit: the most to return; None for all.
         """
         terms = content_words(said)
         if not terms:
@@ -88,7 +88,7 @@ class Lore:
         )
         found = [self._facts[row] for (row,) in rows]
         found = [fact for fact in found if fact.known_to(scopes, happened)]
-        return found[:limit] if limit else found
+        return found[:limit]
 
     def close(self) -> None:
         """Free the index."""

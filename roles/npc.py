@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from textwrap import shorten
 
 from engine.requests import Message, SamplingParams
 from protocol.messages import ActionCall, Focus
@@ -17,6 +18,7 @@ from roles.prompt import Notes, action_line, npc_system, reply
 from roles.schema import NpcFile, Sampling
 from roles.store import Store
 
+_MEMORY_CHARS = 400  # of one memory in a prompt; a player's text may be 8,000 long
 _OVERHEARD = 2  # lines of others, at most, in one turn of a scene
 _DIRECTION_LINES = 4  # a direction wears off after so many lines
 _DEFAULTS = Sampling(temperature=0.7, top_k=0, top_p=0.95, repetition_penalty=1.05, max_tokens=80)
@@ -194,6 +196,8 @@ def recollections(
     First the summary of this talk, if part of it has left the context; then what fits the
     words; last, in a scene, what others have said since its own last line.
     """
+    if limit == 0:
+        return []
     found = memories.recall(npc, said, now=now, limit=limit, without_lines=dialogue.lines)
     found = [memory for memory in found if memory.kind != "summary"]
     summary = memories.latest(npc, "summary", speaker) if dialogue.rolled_up else None
@@ -201,4 +205,5 @@ def recollections(
         last = dialogue.turns[-1].line if dialogue.turns else ""
         news = memories.overheard(npc, last, _OVERHEARD)
         found = [memory for memory in found if memory not in news] + news
-    return [memory.text for memory in ([summary] if summary else []) + found]
+    texts = [memory.text for memory in ([summary] if summary else []) + found]
+    return [shorten(text, _MEMORY_CHARS, placeholder=" ...") for text in texts]

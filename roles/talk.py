@@ -173,10 +173,10 @@ class Talk:
             top_p=self.body.top_p,
         )
         most = ceiling(level, table.context, params.max_tokens)
-        said = self._said()
+        said = self._fitting(most.prompt)
         if self.focus != "offstage":
             if self._make_room(most.prompt, said):
-                said = self._said()  # what has left the talk may now come as a memory
+                said = self._fitting(most.prompt)  # what has left may now come as a memory
             messages, cut = compose(
                 self.character.system, self.dialogue, said, self.engine.counter, most
             )
@@ -191,13 +191,21 @@ class Talk:
         line.priority, line.context_tokens = level.priority, table.context
         return said
 
-    def _said(self) -> Message:
+    def _fitting(self, prompt_tokens: int) -> Message:
+        """What is said now, with as many notes as fit beside it."""
+        level, counter = self.level, self.engine.counter
+        said = self._said(level.num_facts, level.num_memories)
+        for most in (1, 0):
+            if counter.count_messages([self.character.system, said]) <= prompt_tokens:
+                break
+            said = self._said(most, most)
+        return said
+
+    def _said(self, num_facts: int, num_memories: int) -> Message:
         """What is said now, with the notes of this moment before it."""
         play, body = self.play, self.body
         scopes = self.house.world.scopes(body.agent, play.place(body.agent, body.scene))
-        facts = play.lore.relevant(
-            body.text, scopes, play.director.happened, self.level.num_facts or 1
-        )
+        facts = play.lore.relevant(body.text, scopes, play.director.happened, num_facts)
         memories = recollections(
             play.memories,
             body.agent,
@@ -205,7 +213,7 @@ class Talk:
             body.text,
             self.dialogue,
             play.now,
-            self.level.num_memories,
+            num_memories,
             in_scene=bool(body.scene),
         )
         notes = self.character.notes(
@@ -227,8 +235,8 @@ class Talk:
 
     def _make_room(self, prompt_tokens: int, said: Message) -> bool:
         """When the tier's context is full, the older half of the talk becomes a summary."""
-        if self.level.context_share < 1.0:
-            return False  # a distant character sees less for now; its conversation stays whole
+        if self.level.context_share < 1.0 or self.body.ephemeral:
+            return False  # it sees less, this once; the conversation itself stays whole
         counter = self.engine.counter
         fixed = counter.count_messages([self.character.system, said])
         left = self.dialogue.roll_up(counter, max(prompt_tokens - fixed, 0))
