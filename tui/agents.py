@@ -99,6 +99,7 @@ class AgentsPage(Page):
         """No history has been asked for."""
         super().__init__(session)
         self._history_of = ""
+        self._rows: dict[str, tuple[AgentInfo, str, Row]] = {}
 
     def body(self) -> Iterable[Widget]:
         """Filter, table, and a card about the agent under the cursor."""
@@ -135,13 +136,25 @@ class AgentsPage(Page):
             for line in list(self.store.lines.values())[-200:]
             if line.state == "speaking"
         }
-        rows = [agent_row(info, speaking.get(key, "")) for key, info in self.store.agents.items()]
+        rows = [self._row(info, speaking.get(key, "")) for key, info in self.store.agents.items()]
         table = self.query_one(Table)
         first = table.cursor_key is None
         table.show(rows)
         if first and (here := self.session.choose_agent()):
             table.move_to(here)
         self._draw_card()
+
+    def _row(self, info: AgentInfo, speaking: str) -> Row:
+        """The agent's row, made anew only if something in it has changed."""
+        known = self._rows.get(info.agent)
+        if known is None or known[0] is not info or known[1] != speaking:
+            known = self._rows[info.agent] = (info, speaking, agent_row(info, speaking))
+        return known[2]
+
+    def on_screen_resume(self) -> None:
+        """Come back with the cursor on the agent that other screens spoke of."""
+        # Textual calls the base class's handler by itself.
+        self.query_one(Table).move_to(self.session.agent)
 
     def _draw_card(self) -> None:
         card = self.query_one("#card", Static)

@@ -65,7 +65,6 @@ class BooksPage(Page):
 
     def on_mount(self) -> None:
         """Start at the shelf."""
-        super().on_mount()
         self.query_one(Table).focus()
 
     async def fetch(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Iterable
 from contextlib import aclosing
 from typing import ClassVar
@@ -34,14 +35,14 @@ _KINDS = {
 TOP_TENSION = 10.0
 
 
-def item_row(index: int, item: TimelineItem) -> Row:
-    """A row of the timeline."""
+def item_row(key: str, item: TimelineItem) -> Row:
+    """A row of the timeline; `key` names the item among all."""
     kind, style = _KINDS.get(item.kind, (clean(item.kind), ""))
     tension = "" if item.tension is None else f"{item.tension:.0f}/{item.wanted or 0:.0f}"
     when = time.strftime("%H:%M:%S", time.localtime(item.time_s)) if item.time_s else "—"
     text_style = "$muted" if item.kind in {"wait", "tick"} else ""
     return Row(
-        key=f"{item.time_s}:{index}",
+        key=key,
         cells=(when, number(item.now, " s"), Content.styled(kind, style), tension,
                words(item.text, text_style)),
         search=clean(f"{item.kind} {item.text}").lower(),
@@ -96,11 +97,12 @@ class DirectorPage(Page):
         """Everything."""
         table = self.query_one(Table)
         table.empty = self.not_offered("director") or "nothing has happened yet"
-        table.show([item_row(i, item) for i, item in enumerate(self.store.timeline)])
+        table.show(self._rows())
         held = ("HELD: ticks wait for you (t)", "bold $warning") if self.store.held else (
             "running: the game's ticks are answered", "$success")  # fmt: skip
         legend = Content.assemble(
             held,
+            f"  {self.store.events_waiting} events wait" if self.store.events_waiting else "",
             "     tension ",
             ("▇", "$tier-director"),
             " was  ",
@@ -110,6 +112,16 @@ class DirectorPage(Page):
         self.query_one("#held", Static).update(legend)
         self._draw_tension()
         self.query_one("#state", Static).update(self._state())
+
+    def _rows(self) -> list[Row]:
+        """A row per item; its key stays the same when older items fall out."""
+        again: Counter[str] = Counter()
+        rows = []
+        for item in self.store.timeline:
+            name = f"{item.time_s} {item.kind} {item.line or item.text}"
+            again[name] += 1
+            rows.append(item_row(f"{name} {again[name]}", item))
+        return rows
 
     def on_resize(self) -> None:
         """The curve takes the width there is."""

@@ -256,7 +256,7 @@ def _trouble(store: Store, body: None, seen: Seen) -> tuple[str, ...]:
 
 @_on("director")
 def _director(store: Store, body: DirectorReply, seen: Seen) -> tuple[str, ...]:
-    store.held = body.held
+    store.held, store.events_waiting = body.held, body.events_waiting
     before = store.director_state
     if before:
         changed = {key: before.get(key) for key in body.state if body.state[key] != before.get(key)}

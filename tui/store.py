@@ -46,6 +46,7 @@ class Store:
     director_state: dict[str, Any] = field(default_factory=dict)
     state_changes: dict[str, Any] = field(default_factory=dict)
     held: bool = False
+    events_waiting: int = 0
     log: deque[LogRow] = field(default_factory=lambda: deque(maxlen=MAX_LOG))
     samples: deque[tuple[float, StatsReply | None]] = field(
         default_factory=lambda: deque(maxlen=MAX_SAMPLES)

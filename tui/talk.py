@@ -134,7 +134,6 @@ class TalkPage(Page):
 
     def on_mount(self) -> None:
         """Start where one types."""
-        super().on_mount()
         self.query_one("#say", Input).focus()
 
     async def fetch(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from protocol.telemetry import Logged
 from tests.tui.conftest import NARROW, WIDE, Console, Hosted, console_on
 from tests.tui.fakes import CHARACTERS
 from tui.page import TABS
@@ -224,6 +225,19 @@ async def test_a_book_is_read_and_asked(hosted: Hosted) -> None:
         await console.pilot.press("a")
         await console.type("when does it turn")
         await console.see("turns twice", "p. 3")
+
+
+async def test_a_burst_is_drawn_once(hosted: Hosted, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with console_on(hosted.connection) as console:
+        await console.go(9)
+        await console.pilot.pause(0.3)
+        draws: list[int] = []
+        monkeypatch.setattr(console.page, "draw", lambda: draws.append(1))
+        for _ in range(1000):
+            console.session.note("log", body=Logged(level="info", text="again"))
+        await console.until(lambda: draws, "drawn")
+        assert len(draws) == 1
+        assert len(console.session.store.log) >= 1000
 
 
 async def test_a_world_without_an_offer_is_told_honestly(

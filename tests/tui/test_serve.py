@@ -21,6 +21,7 @@ from tui.request import read_fields
 from tui.table import Table
 
 START_S = 60.0
+pytestmark = pytest.mark.slow  # starting engines takes as long as importing torch twice
 
 
 def _command(*arguments: str) -> list[str]:
