@@ -79,8 +79,7 @@ async def run_check(config: CheckConfig, console: Console, *, verbose: bool = Fa
             seeds=config.seeds,
             concurrency=config.concurrency,
         )
-    if config.update:
-        verdict = _update(verdict, console)
+    verdict = _update(verdict, console) if config.update else goldens.forgive_rounding(verdict)
     report.print_verdict(verdict, console, verbose=verbose)
     if config.junit is not None:
         report.write_junit(verdict, config.junit)

@@ -168,7 +168,7 @@ def _never_says(wanted: Sequence[str], seen: Observation, tools: Instruments) ->
 def _emotion(wanted: Sequence[str], seen: Observation, _: Instruments) -> Iterator[Finding]:
     for line in seen.lines:
         if line.emotion not in wanted:
-            message = f"{line.agent} is {line.emotion or 'without mood'}, not {_either(wanted)}"
+            message = f"{line.agent} is {line.emotion or 'without mood'}, not {' or '.join(wanted)}"
             yield Finding(key="emotion", message=message)
 
 
@@ -354,10 +354,6 @@ def _prompt(seen: Observation) -> list[tuple[str, str]]:
 
 def _cut(text: str) -> str:
     return repr(text if len(text) <= 160 else f"{text[:157]}...")
-
-
-def _either(values: Sequence[str]) -> str:
-    return " or ".join(values)
 
 
 def _call(name: str, arguments: Mapping[str, Any]) -> str:

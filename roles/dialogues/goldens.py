@@ -1,14 +1,19 @@
 """Exact words: writing them into scripts, and remembering what made them.
 
 Beside the scripts, `goldens.json` keeps for each golden the digests of the adapter, base and
-prompt that made its words, so that a failure can say what has changed since.
+prompt that made its words, and the machine, so that a failure can say what has changed since.
+Another processor or torch rounds differently, and now and then a word tips over: a golden that
+differs though nothing but the machine does is a warning.
 """
 
 from __future__ import annotations
 
 import json
+import platform
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +27,13 @@ FILE = "goldens.json"
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """What made a golden's words: digests in hexadecimal."""
+    """What made a golden's words: digests in hexadecimal, and the machine's processor and torch."""
 
     adapter: str = ""
     base: str = ""
     prompt: str = ""
     sampler: dict[str, object] = field(default_factory=dict)
+    machine: str = ""
 
     @classmethod
     def by(cls, seen: Observation) -> Made:
@@ -35,7 +41,8 @@ class Made:
         if seen.first is None:
             return cls()
         origin = seen.first.origin
-        return cls(origin.adapter, origin.base, origin.prompt_digest, origin.sampler)
+        digests = (origin.adapter, origin.base, origin.prompt_digest)
+        return cls(*digests, origin.sampler, machine())
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +69,39 @@ def changes(then: Made, now: Made) -> list[str]:
         if old != new:
             found.append(f"sampler {name} was {old}, is {new}")
     return found
+
+
+@cache
+def machine() -> str:
+    """What rounds: the processor's model, and the version of torch."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else platform.processor()}, torch {version('torch')}"
+
+
+def forgive_rounding(verdict: Verdict) -> Verdict:
+    """The verdict with goldens as warnings where only the machine is another than theirs."""
+    return replace(verdict, outcomes=tuple(map(_forgiven, verdict.outcomes)))
+
+
+def _forgiven(outcome: Outcome) -> Outcome:
+    runs = []
+    for run in outcome.runs:
+        turns = [replace(turn, findings=_findings(outcome.source, turn)) for turn in run.turns]
+        runs.append(replace(run, turns=tuple(turns)))
+    return replace(outcome, runs=tuple(runs))
+
+
+def _findings(source: Source, turn: TurnResult) -> tuple[Finding, ...]:
+    then, now = made_of(source, turn.index), Made.by(turn.seen)
+    if then is None or then.machine == now.machine or changes(then, now):
+        return turn.findings
+    why = f"the words differ on another machine ({then.machine})"
+    return tuple(
+        replace(one, severity="warning", message=why) if one.key == "exact" else one
+        for one in turn.findings
+    )
 
 
 def made_of(source: Source, turn: int) -> Made | None:

@@ -121,3 +121,21 @@ def test_scripts_are_selected_by_words(write_scripts: WriteScripts) -> None:
     sources = write_scripts(SCRIPTS)
     assert [s.script.name for s in select(sources, "anna or nobody")] == ["empty_golden"]
     assert [s.script.name for s in select(sources, "house and not anna")] == ["old_golden"]
+
+
+async def test_a_golden_of_another_machine_only_warns_unless_more_has_changed(
+    host: Hosted, write_scripts: WriteScripts
+) -> None:
+    verdict = await played(host, write_scripts(SCRIPTS))
+    goldens.note(verdict.outcomes)
+    assert not goldens.forgive_rounding(verdict).passed  # the same machine
+    file = verdict.outcomes[0].source.file.parent / goldens.FILE
+    noted = json.loads(file.read_text(encoding="utf-8"))
+    for made in noted.values():
+        made["machine"] = "a machine of long ago"
+    file.write_text(json.dumps(noted), encoding="utf-8")
+    assert goldens.forgive_rounding(verdict).passed
+    noted["house::old_golden::0"]["adapter"] = "0" * 64
+    file.write_text(json.dumps(noted), encoding="utf-8")
+    forgiven = goldens.forgive_rounding(verdict)
+    assert [outcome.passed for outcome in forgiven.outcomes] == [True, False]
