@@ -137,7 +137,9 @@ class Engines:
         await asyncio.gather(*(engine.prepared.wait() for engine in self))
 
     async def close(self) -> None:
-        """Stop every engine."""
+        """Stop every engine that was started."""
+        if not self._tasks:
+            return
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -69,6 +69,17 @@ async def test_nobody_speaks_over_a_scripted_scene(hall: Manager) -> None:
     assert await converse(hall, "Hello?")
 
 
+async def test_a_scripted_scene_stops_a_line_being_spoken(hall: Manager) -> None:
+    speaking = asyncio.create_task(say(hall, "Tell me all.", scene="hall", max_tokens=800))
+    while not any(line.text for line in _running(hall)):
+        await asyncio.sleep(0.005)
+    await ask(hall, "hush", play.HushRequest(scene="hall"))
+    reply = await speaking
+    assert reply.cause
+    dialogue = hall.house.play.dialogue("anna", "player", "")
+    assert dialogue.messages[-1].text.endswith(reply.text)
+
+
 async def test_chatter_stops_when_the_player_speaks_and_keeps_what_was_said(
     hall: Manager,
 ) -> None:
