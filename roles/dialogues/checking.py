@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -21,6 +22,7 @@ from roles.dialogues.source import Source, find_scripts, read_scripts
 from roles.dialogues.stage import OpenStage, connected
 from roles.world import World
 
+log = logging.getLogger("biblioteca.roles")
 FOLDER = "dialogues"
 
 
@@ -94,6 +96,9 @@ async def _stages(
         yield connected(config.connection), read_instruments(world)
         return
     async with hosted(world) as host:
+        for engine in host.manager.house.engines:
+            for name, why in engine.refused.items():
+                log.warning("the %s engine could not take %s: %s", engine.tier, name, why)
         yield host.stages(), host.instruments
 
 
