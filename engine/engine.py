@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
+from engine.batch import make_step, soft_prompt_step
 from engine.config import EngineConfig
 from engine.errors import AdapterError, RequestError
 from engine.loader import LoadedBase, load_base
-from engine.model import Step
 from engine.picker import Picker
 from engine.prefix_cache import PrefixCache, shared_length
 from engine.requests import (
@@ -28,7 +28,6 @@ from engine.requests import (
 )
 from engine.scheduler import Scheduler
 from engine.sequence import Sequence
-from engine.slots import Run, SlotPlan
 from engine.store import AdapterStore
 from engine.template import ChatTemplate
 from engine.text import TextStream
@@ -140,30 +139,64 @@ class Engine:
                 self._finish(sequence, "expired")
 
     def _admit(self) -> None:
-        """Start waiting requests while rows and adapter slots last."""
-        for sequence in self._scheduler.candidates():
-            row = self.base.cache.allocate()
-            if row is None:
-                return
-            try:
-                slot = self._store.acquire(sequence.version) if sequence.version else 0
-            except AdapterError as error:
-                self.base.cache.free(row)
-                self._finish(sequence, "error", str(error))
-                continue
-            if slot is None:
-                self.base.cache.free(row)
-                return
-            sequence.row, sequence.slot = row, slot
-            self._start(sequence)
+        """Start waiting requests while rows and slots last, or while lesser ones make room."""
+        for sequence in self._scheduler.candidates(self._is_ready):
+            while sequence.row is None:
+                try:
+                    placed = self._take_places(sequence)
+                except AdapterError as error:
+                    self._finish(sequence, "error", str(error))
+                    break
+                if not placed:
+                    lesser = self._scheduler.lesser(sequence)
+                    if lesser is None:
+                        return
+                    self._pause(lesser)
+            else:
+                self._start(sequence)
+
+    def _is_ready(self, sequence: Sequence) -> bool:
+        return sequence.version is None or self._store.is_ready(sequence.version)
+
+    def _take_places(self, sequence: Sequence) -> bool:
+        """Take a KV row and an adapter slot, or neither."""
+        row = self.base.cache.allocate()
+        if row is None:
+            return False
+        try:
+            slot = self._store.acquire(sequence.version) if sequence.version else 0
+        except AdapterError:
+            self.base.cache.free(row)
+            raise
+        if slot is None:
+            self.base.cache.free(row)
+            return False
+        sequence.row, sequence.slot = row, slot
+        return True
+
+    def _give_places_back(self, sequence: Sequence) -> None:
+        """Keep what was computed, then free row and slot."""
+        assert sequence.row is not None
+        self._keep_prefix(sequence)
+        self.base.cache.free(sequence.row)
+        sequence.row = None
+        if sequence.version is not None:
+            self._store.release(sequence.version)
+
+    def _pause(self, sequence: Sequence) -> None:
+        """Let a running request wait; it goes on from its kept prefix."""
+        self._give_places_back(sequence)
+        self._scheduler.pause(sequence)
 
     def _start(self, sequence: Sequence) -> None:
-        self._reuse_prefix(sequence)
-        sequence.started = self._clock()
+        cached = self._reuse_prefix(sequence)
         self._scheduler.start(sequence)
-        self._counts["prompt"] += sequence.num_prompt
-        self._counts["cached"] += sequence.num_cached
         self._picker.start(sequence)
+        if sequence.started is not None:
+            return  # it had been paused
+        sequence.started, sequence.num_cached = self._clock(), cached
+        self._counts["prompt"] += sequence.num_prompt
+        self._counts["cached"] += cached
         self._events.append(
             Started(
                 request_id=sequence.request.request_id,
@@ -171,15 +204,15 @@ class Engine:
                     sequence.token_ids[sequence.num_virtual : sequence.num_prompt]
                 ),
                 spans=sequence.spans,
-                num_cached_tokens=sequence.num_cached,
+                num_cached_tokens=cached,
                 base_digest=self.base.digest,
                 adapter_digest=sequence.version.digest if sequence.version else None,
                 queue_s=sequence.started - sequence.arrived,
             )
         )
 
-    def _reuse_prefix(self, sequence: Sequence) -> None:
-        """Copy what was already computed: from a kept prefix, or from a running row."""
+    def _reuse_prefix(self, sequence: Sequence) -> int:
+        """Copy what was already computed, from a kept prefix or a running row: how many tokens."""
         assert sequence.row is not None
         usable = sequence.token_ids[:-1]  # the last token must run, to give logits
         prefix, length = self._prefixes.match(sequence.key, usable)
@@ -197,7 +230,8 @@ class Engine:
         elif sequence.num_virtual:
             length = sequence.num_virtual
             self._place_soft(sequence)
-        sequence.num_computed, sequence.num_cached = length, length - sequence.num_virtual
+        sequence.num_computed = length
+        return length - sequence.num_virtual
 
     def _place_soft(self, sequence: Sequence) -> None:
         """Put a soft prompt's keys and values into a row; a prompt's are computed by the base."""
@@ -208,19 +242,7 @@ class Engine:
         if content.prefix is not None:
             self.base.cache.restore(row, content.prefix, length)
             return
-        runs = [Run(row, 0, 0, 0, length)]
-        self.base.decoder.forward(
-            Step(
-                token_ids=torch.zeros(length, dtype=torch.long, device=device),
-                positions=torch.arange(length, device=device),
-                rows=torch.full((length,), row, device=device),
-                slots=torch.zeros(length, dtype=torch.long, device=device),
-                runs=runs,
-                plan=SlotPlan(runs, device, skip_zero=True),
-                wanted=torch.tensor([length - 1], device=device),
-                embeddings=content.prompt.to(device),
-            )
-        )
+        self.base.decoder.forward(soft_prompt_step(content.prompt, row, device))
 
     @torch.inference_mode()
     def _compute(self, plan: list[tuple[Sequence, int]]) -> None:
@@ -230,7 +252,9 @@ class Engine:
         plan.sort(key=lambda item: (item[1] > 1, item[0].slot, item[0].row))
         asking = [s for s, length in plan if length == s.num_pending]
         self._picker.prepare(asking)
-        logits = self.base.decoder.forward(self._step_input(plan))
+        logits = self.base.decoder.forward(
+            make_step(plan, self.base.device, skip_zero=self.base.bank.optional)
+        )
         for sequence, length in plan:
             sequence.num_computed += length
         if not asking:
@@ -241,34 +265,6 @@ class Engine:
         self._counts["completion"] += len(asking)
         rate = len(asking) / max(self._clock() - began, 1e-9)
         self._decode_rate += 0.1 * (rate - self._decode_rate)
-
-    def _step_input(self, plan: list[tuple[Sequence, int]]) -> Step:
-        token_ids: list[int] = []
-        positions: list[int] = []
-        rows: list[int] = []
-        slots: list[int] = []
-        runs: list[Run] = []
-        wanted: list[int] = []
-        for sequence, length in plan:
-            assert sequence.row is not None
-            first = sequence.num_computed
-            runs.append(Run(sequence.row, sequence.slot, first, len(token_ids), length))
-            token_ids += sequence.token_ids[first : first + length]
-            positions += range(first, first + length)
-            rows += [sequence.row] * length
-            slots += [sequence.slot] * length
-            if length == sequence.num_pending:
-                wanted.append(len(token_ids) - 1)
-        device = self.base.device
-        return Step(
-            token_ids=torch.tensor(token_ids, device=device),
-            positions=torch.tensor(positions, device=device),
-            rows=torch.tensor(rows, device=device),
-            slots=torch.tensor(slots, device=device),
-            runs=runs,
-            plan=SlotPlan(runs, device, skip_zero=self.base.bank.optional),
-            wanted=torch.tensor(wanted, dtype=torch.long, device=device),
-        )
 
     def _accept(
         self, sequence: Sequence, token: int, alternatives: tuple[Alternative, ...]
@@ -316,11 +312,8 @@ class Engine:
             if text or sequence.delta_ids:
                 self._send(sequence, text, ())
         if sequence.row is not None:
-            self._keep_prefix(sequence)
-            self.base.cache.free(sequence.row)
+            self._give_places_back(sequence)
             self._scheduler.running.remove(sequence)
-            if sequence.version is not None:
-                self._store.release(sequence.version)
         else:
             self._scheduler.waiting.remove(sequence)
         del self._live[sequence.request.request_id]

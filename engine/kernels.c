@@ -72,9 +72,7 @@ static inline void store_bf16(uint16_t *p, vf v) { /* round to nearest even */
     bits += 0x7fff + ((bits >> 16) & 1);
     *(vh *)p = __builtin_convertvector(bits >> 16, vh);
 }
-static inline vf choose(vi mask, vf yes, vf no) {
-    return (vf)((mask & (vi)yes) | (~mask & (vi)no));
-}
+static inline vf choose(vi mask, vf yes, vf no) { return (vf)((mask & (vi)yes) | (~mask & (vi)no)); }
 static inline float total(vf v) {
 #ifdef __AVX512F__
     return _mm512_reduce_add_ps((__m512)v);
@@ -194,10 +192,7 @@ static inline __attribute__((always_inline)) void tile(
         float *out = p->out + token * p->stride + row;
         vf left = finish(p, token, row, row, low[m]);
         vf right = finish(p, token, row + 16, row + 16, high[m]);
-        if (p->ending == ADD) {
-            left += load(out);
-            right += load(out + 16);
-        }
+        if (p->ending == ADD) left += load(out), right += load(out + 16);
         store(out, left);
         store(out + 16, right);
     }
@@ -265,10 +260,7 @@ static void prepare(const Model *m, const Step *s, const Site *site, const float
     for (int64_t token = 0; token < tokens; token++) {
         const float *from = x + token * size;
         float normed[weight ? size : 1];
-        if (weight) {
-            norm(normed, from, weight, size, m->eps);
-            from = normed;
-        }
+        if (weight) norm(normed, from, weight, size, m->eps), from = normed;
         if (site) shrink(m, s, site, token, from, size);
         quantize(s, token, from, size);
     }
@@ -296,8 +288,7 @@ static void remember(const Model *m, const Layer *layer, const Step *s) {
             rotate(y + head * dim, turn, m->half);
         }
         for (int64_t head = 0; head < m->kv_heads; head++) {
-            const int64_t at =
-                ((s->rows[token] * m->kv_heads + head) * m->time + position) * dim;
+            const int64_t at = ((s->rows[token] * m->kv_heads + head) * m->time + position) * dim;
             for (int64_t i = 0; i < dim; i += LANES) {
                 store_bf16(layer->keys + at + i, load(y + q + head * dim + i));
                 store_bf16(layer->values + at + i, load(y + q + kv + head * dim + i));

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from engine.sequence import Sequence
 
@@ -21,11 +21,14 @@ class Scheduler:
         self.waiting: list[Sequence] = []
         self.running: list[Sequence] = []
 
-    def candidates(self) -> Iterator[Sequence]:
-        """Waiting requests in the order in which they should start."""
+    def candidates(self, is_ready: Callable[[Sequence], bool]) -> Iterator[Sequence]:
+        """Waiting requests in the order in which they should start; those not ready stand aside.
+
+        Each must be started, or ended, before the next is asked for.
+        """
         while self.waiting:
             busy = Counter(sequence.request.adapter for sequence in self.running)
-            left = [sequence for sequence in self.waiting if not sequence.cancelled]
+            left = [sequence for sequence in self.waiting if is_ready(sequence)]
             if not left:
                 return
             best = min(
@@ -40,6 +43,18 @@ class Scheduler:
         """Move a request from waiting to running."""
         self.waiting.remove(sequence)
         self.running.append(sequence)
+
+    def pause(self, sequence: Sequence) -> None:
+        """Move a request from running back to waiting."""
+        self.running.remove(sequence)
+        self.waiting.append(sequence)
+
+    def lesser(self, sequence: Sequence) -> Sequence | None:
+        """The running request that should make room for a waiting one: lowest, then latest."""
+        if not self.running:
+            return None
+        last = min(self.running, key=lambda s: (s.request.priority, -s.arrived))
+        return last if last.request.priority < sequence.request.priority else None
 
     def plan(self) -> list[tuple[Sequence, int]]:
         """The step: sequences and how many of their tokens it computes."""

@@ -129,8 +129,18 @@ class AdapterStore:
             raise AdapterError(f"no adapter named {name!r} is loaded; loaded are: {known}")
         return self._names[name]
 
+    def is_ready(self, version: Version) -> bool:
+        """Whether a version can be acquired without reading the disk; begins to read it if not."""
+        if version.content is not None or version.slot is not None:
+            return True
+        if version.reading is None:
+            version.reading = self._reader.submit(self._bank.read, version.path)
+        return version.reading.done()
+
     def acquire(self, version: Version) -> int | None:
-        """Hold a version in a slot for one more row: its slot, or None while that must wait.
+        """Hold a version in a slot for one more row: its slot, or None while all are in use.
+
+        The version must be ready.
 
         Raises:
             AdapterError: it had to be read again and its files are gone or changed.
@@ -142,9 +152,10 @@ class AdapterStore:
             return 0
         if version.slot is not None:
             self.hits += 1
-        elif not self._fetch(version) or not self._place(version):
-            return None
         else:
+            self._finish_reading(version)
+            if not self._place(version):
+                return None
             self.misses += 1
             self._trim()
         version.num_running += 1
@@ -165,14 +176,11 @@ class AdapterStore:
         """Every name's newest version."""
         return [self._info(self._names[name]) for name in sorted(self._names)]
 
-    def _fetch(self, version: Version) -> bool:
-        """Whether the content is in host memory; starts reading it if not."""
+    def _finish_reading(self, version: Version) -> None:
+        """Take over what was read again; it must be what it was."""
         if version.content is not None:
-            return True
-        if version.reading is None:
-            version.reading = self._reader.submit(self._bank.read, version.path)
-        if not version.reading.done():
-            return False
+            return
+        assert version.reading is not None, f"{version.name} was acquired before it was ready"
         reading, version.reading = version.reading, None
         try:
             content = reading.result()
@@ -183,7 +191,6 @@ class AdapterStore:
                 f"adapter {version.name!r} changed on disk at {version.path}; load it again"
             )
         version.content = content
-        return True
 
     def _place(self, version: Version) -> bool:
         """Write a version into a free slot, or that of the least recently used idle one."""

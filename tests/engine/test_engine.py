@@ -99,6 +99,24 @@ def test_higher_priority_starts_first(make_engine: Callable[..., Engine]) -> Non
     assert started == ["spoken to", "bystander", "director"]
 
 
+@pytest.mark.parametrize("cache_bytes", [0, 1 << 20])
+def test_a_line_that_made_room_goes_on_with_the_same_words(
+    make_engine: Callable[..., Engine], cache_bytes: int
+) -> None:
+    background = request("low", adapter="a2", max_tokens=30, temperature=1.0, seed=4)
+    alone = run(make_engine(), [background])["low"]
+    engine = make_engine(max_rows=1, cache_bytes=cache_bytes)
+    engine.add_request(background)
+    events = [event for _ in range(6) for event in engine.step()]
+    engine.add_request(request("high", adapter="a1", priority=1))
+    events += drain(engine)
+    finished = [event.request_id for event in events if isinstance(event, Finished)]
+    assert finished == ["high", "low"]
+    assert [e.request_id for e in events if isinstance(e, Started)] == ["low", "high"]
+    said = [e.token_ids for e in events if isinstance(e, Delta) and e.request_id == "low"]
+    assert [token for tokens in said for token in tokens] == alone
+
+
 def test_next_turn_computes_only_what_is_new(engine: Engine) -> None:
     first = "The persona of a character, rather long, and a first question."
     run(engine, [request("1", first, adapter="a0")])
