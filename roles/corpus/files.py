@@ -44,7 +44,8 @@ def write_corpus(
 
     Args:
         world: the world's folder.
-        output: where `{base,book,director,npc-NAME}.{train,valid}.jsonl` go.
+        output: where `npc-NAME.{train,valid}.jsonl` go, and `{base,director}.{train,valid}.jsonl`
+            if the world has a language (grammar/words.yaml) of its own.
         seed: same seed, same rows.
         scale: share of the full number of training rows.
 

@@ -40,7 +40,16 @@ class Stock:
 
 @dataclass(kw_only=True, slots=True)
 class Line:
-    """One exchange while it is composed."""
+    """One exchange while it is composed.
+
+    Attributes:
+        asked, core: the player's words, and the heart of the answer.
+        goal, goal_line: what the director wants, and how the character does it.
+        offers, action: what the game offers, and the reply's action line.
+        own: the core is already in the character's manner.
+        bare: nothing is said before or after the core.
+        must: texts the reply has to contain.
+    """
 
     asked: str
     core: str

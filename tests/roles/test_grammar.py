@@ -1,3 +1,4 @@
+from pathlib import Path
 from random import Random
 
 import pytest
@@ -83,10 +84,8 @@ def test_a_number_where_text_belongs_is_named_with_its_file() -> None:
         flatten({"mood": {"close": 3}}, "x.yaml")
 
 
-def test_a_broken_yaml_file_is_named(tmp_path: object) -> None:
-    from pathlib import Path
-
-    path = Path(str(tmp_path)) / "words.yaml"
+def test_a_broken_yaml_file_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "words.yaml"
     path.write_text("a: [")
     with pytest.raises(GrammarError, match=r"words\.yaml"):
         read_yaml(path)

@@ -1,5 +1,6 @@
 import pytest
 
+from roles.grammar import read_yaml
 from roles.judging import director_fault, director_trials, npc_fault, npc_trials
 from roles.world import World
 
@@ -45,8 +46,6 @@ def test_a_directive_must_match_one_accepted_answer() -> None:
 
 
 def test_every_accepted_answer_names_only_what_the_world_has() -> None:
-    from roles.grammar import read_yaml
-
     situations = read_yaml(WORLD.root / "judging" / "director.yaml")["situations"]
     assert isinstance(situations, list)
     for case in situations:
