@@ -212,7 +212,7 @@ def _one_line_facts(line: InspectReply, width: int) -> Content:
 
 
 def _sampler_rows(line: InspectReply) -> list[Content]:
-    rows = [Content.assemble(("seed         ", "$muted"), (str(line.seed), "bold"))]
+    rows = [Content.assemble((f"{'seed':<21}", "$muted"), (str(line.seed), "bold"))]
     for key, value in line.sampler.items():
         if key == "seed":
             continue
@@ -230,7 +230,7 @@ def _origin_rows(line: InspectReply, width: int) -> list[Content]:
                 "         ", words(adapter.digest[: width - 9], "$muted"),
             )
         )  # fmt: skip
-    rate = number(line.usage.tokens_per_s, " tok/s", decimals=1)
-    figures = f"{line.usage.completion_tokens} tokens at {rate}, ended by {line.reason}"
+    rate = number(line.usage.tokens_per_s, " tok/s")
+    figures = f"{line.usage.completion_tokens} tokens, {rate}, {line.reason}"
     rows.append(Content.assemble(("spoken   ", "$muted"), words(figures)))
     return rows
