@@ -67,7 +67,8 @@ def build_rows(book: Book, facts: Facts, foreign: Sequence[str], seed: int = 0) 
     rows = [row for fact in facts.facts for row in writer.answers(fact)]
     rows += [row for fact in facts.facts for row in writer.follow_ups(fact, facts)]
     rows += [row for text in facts.unknown for row in writer.unknowns(text, _NUM_WORDINGS)]
-    rows += [row for text in (*foreign, *_ELSEWHERE) for row in writer.unknowns(text, 1)]
+    rows += [row for text in foreign for row in writer.unknowns(text, 1)]
+    rows += [row for text in _ELSEWHERE for row in writer.unknowns(text, 2)]
     rows += writer.renamed(facts)
     kept, _ = split_passages(book)
     rows += [Row(kind="passage", messages=(), reply=passage.text) for passage in kept]

@@ -64,8 +64,10 @@ class Court:
         book, index = volume.book, open_index(volume.book, volume.facts)
         self._prompts = []
         self._examples = []
+        self._found: list[bool] = []
         for question in questions:
             found = [hit.passage.text for hit in index.search(question.text, NUM_PASSAGES)]
+            self._found.append(bool(found))
             messages = book_messages(book.title, book.author, found, question.text)
             prompt = template.encode(messages)[0]
             fact = question.fact
@@ -75,9 +77,13 @@ class Court:
             self._examples.append(Example(token_ids=ids, start=len(prompt)))
 
     def replies(self, model: Any) -> list[str]:
-        """What a model answers, greedily."""
-        written = write_replies(model, self._prompts, self._end)
-        return [self._template.decode(ids) for ids in written]
+        """What a model answers, greedily; where the search finds nothing it isn't asked."""
+        asked = [row for row, found in enumerate(self._found) if found]
+        written = write_replies(model, [self._prompts[row] for row in asked], self._end)
+        replies = [unknown_reply(self.volume.book.abstentions[0]) for _ in self._prompts]
+        for row, ids in zip(asked, written, strict=True):
+            replies[row] = self._template.decode(ids)
+        return replies
 
     def judge_model(self, model: Any, folder: Path, teacher: Any | None) -> Verdict:
         """Everything about a model; `teacher` is None when judging the teacher itself."""
