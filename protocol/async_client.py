@@ -12,11 +12,11 @@ from typing import Any, Self
 import zmq
 
 from protocol import messages as m
-from protocol.administration import SnapshotReply, SnapshotRequest
 from protocol.calls import Call
 from protocol.codec import decode
 from protocol.connection import Connection, read_connection
 from protocol.errors import FrameError, NoServerError
+from protocol.operation import SnapshotReply, SnapshotRequest
 from protocol.telemetry import EVENTS
 from protocol.wire import ClientConfig, Wire
 

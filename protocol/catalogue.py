@@ -7,7 +7,7 @@ from typing import Literal
 
 from protocol import administration as admin
 from protocol import messages as m
-from protocol import play
+from protocol import operation, play
 
 Role = Literal["player", "game", "admin"]
 ROLES: tuple[Role, ...] = ("player", "game", "admin")  # each may do what those before it may
@@ -63,9 +63,9 @@ REQUESTS: dict[str, Entry] = {
     "adapters": Entry(admin.AdaptersRequest, admin.AdaptersReply, "admin"),
     "reload": Entry(admin.ReloadRequest, admin.ReloadReply, "admin"),
     "stats": Entry(admin.StatsRequest, admin.StatsReply, "admin"),
-    "metrics": Entry(admin.MetricsRequest, admin.MetricsReply, "admin"),
-    "snapshot": Entry(admin.SnapshotRequest, admin.SnapshotReply, "admin"),
-    "keys": Entry(admin.KeysRequest, admin.KeysReply, "admin"),
+    "metrics": Entry(operation.MetricsRequest, operation.MetricsReply, "admin"),
+    "snapshot": Entry(operation.SnapshotRequest, operation.SnapshotReply, "admin"),
+    "keys": Entry(operation.KeysRequest, operation.KeysReply, "admin"),
 }
 NOTES: dict[str, type[m.Body]] = {"credit": m.CreditNote}  # sent by clients, never answered
 

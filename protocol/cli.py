@@ -65,10 +65,10 @@ def add(
     as_json: AsJson = False,
 ) -> None:
     """Make a client's key and let it in, at once, without a restart."""
-    from protocol.administration import KeysRequest
     from protocol.client import make_body
     from protocol.connection import read_connection, write_private
     from protocol.keys import KeyStore, new_pair
+    from protocol.operation import KeysRequest
 
     store, pair = KeyStore(_folder(folder)), new_pair()
     fields = {"op": "add", "name": name, "role": role, "public_key": pair.public}

@@ -17,13 +17,14 @@ from typing import Any, cast
 from pydantic import ValidationError
 
 from protocol import messages as m
-from protocol.administration import GatewayInfo, KeysRequest, SnapshotReply, SnapshotRequest
+from protocol.administration import GatewayInfo
 from protocol.catalogue import NOTES, REQUESTS, ROLES, Entry, Role, allowed
 from protocol.codec import Envelope
 from protocol.errors import Code, FrameError, Refusal
 from protocol.jobs import NOWHERE, Jobs, Link, dump, error_envelope, transmit
 from protocol.keys import KeyStore
 from protocol.metrics import Observed
+from protocol.operation import KeysRequest, SnapshotReply, SnapshotRequest
 from protocol.publisher import Publisher
 from protocol.service import Service
 from protocol.session import ServerSession

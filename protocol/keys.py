@@ -20,10 +20,10 @@ import zmq
 from pydantic import ValidationError
 from zmq.utils import z85
 
-from protocol.administration import KeyInfo, KeysReply, KeysRequest
 from protocol.catalogue import Role
 from protocol.connection import KeyPair, write_private
 from protocol.errors import Code, ProtocolError, Refusal
+from protocol.operation import KeyInfo, KeysReply, KeysRequest
 
 DOMAIN = b"biblioteca"
 TELEMETRY_DOMAIN = b"biblioteca-telemetry"  # where only admins get in

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 
-from protocol.administration import GatewayInfo, MetricsReply, StatsReply, StatsRequest
+from protocol.administration import GatewayInfo, StatsReply, StatsRequest
 from protocol.errors import Code, Refusal
 from protocol.messages import Body
+from protocol.operation import MetricsReply
 from protocol.service import Peer, Request, Service
 
 _COUNTERS = {

@@ -9,9 +9,9 @@ from typing import Any
 
 import zmq
 
-from protocol.administration import TopicState
 from protocol.codec import PROTOCOL, Envelope, encode
 from protocol.messages import Body
+from protocol.operation import TopicState
 from protocol.telemetry import EVENTS, KEPT, KEYED
 
 

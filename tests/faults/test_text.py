@@ -80,7 +80,6 @@ def test_audit_log_lines_cannot_be_forged(tmp_path: Path) -> None:
     """What a client sends stays on one line, escaped."""
     script = (
         "import asyncio, logging\n"
-        "from protocol.administration import KeysRequest\n"
         "from protocol.dispatch import Dispatcher\n"
         "from protocol.errors import Refusal\n"
         "from protocol.memory import MemoryClient\n"

@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 
 from protocol import messages as m
-from protocol.administration import AgentsRequest, KeysRequest
+from protocol.administration import AgentsRequest
 from protocol.async_client import AsyncClient
 from protocol.client import Client, connect
 from protocol.connection import Connection, KeyPair
 from protocol.errors import KeyRefusedError, NoServerError, OrderError, Refusal
 from protocol.keys import KeyStore, new_pair
+from protocol.operation import KeysRequest
 from protocol.server import Server, ServerConfig
 from protocol.telemetry import Logged
 from protocol.wire import ClientConfig
