@@ -90,7 +90,7 @@ def _draw_cut(scaled: Tensor, top_k: Tensor, top_p: Tensor, drawn: Tensor) -> Te
             break
         count = vocabulary
     last_k = torch.where(top_k > 0, top_k, count).clamp(max=count) - 1
-    kept = mass.gather(1, last_k[:, None])
+    kept = torch.where(top_k[:, None] > 0, mass.gather(1, last_k[:, None]), 1.0)
     nucleus = torch.searchsorted(mass, top_p[:, None] * kept).squeeze(1)
     last = torch.minimum(last_k, nucleus)
     target = drawn[:, None] * mass.gather(1, last[:, None])
