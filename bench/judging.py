@@ -35,6 +35,7 @@ def judged(world: World, tier: str, threads: int, quantization: str) -> list[Ver
         threads=threads,
         adapter_slots=max(len(adapters), 1),
         max_rank=64,
+        nf4_rounded=table.nf4_rounded,
     )
     return asyncio.run(judge(InlineBackend(config), adapters, trials))
 
