@@ -100,6 +100,11 @@ def print_verdict(verdict: Verdict, console: Console, *, verbose: bool = False) 
         if not outcome.passed:
             console.print(f"[red]FAILED[/] [bold]{escape(outcome.source.id)}[/] {_about(outcome)}")
             _print_findings(outcome, console)
+        elif outcome.source.script.weak:
+            what = "holds now, remove `weak`" if outcome.holds else outcome.source.script.weak
+            console.print(
+                f"[yellow]weak[/] {escape(outcome.source.id)} {_about(outcome)}: {escape(what)}"
+            )
         elif verbose:
             console.print(f"[green]passed[/] {escape(outcome.source.id)} {_about(outcome)}")
         for warning in _warnings(outcome):
@@ -157,6 +162,7 @@ def as_json(verdict: Verdict) -> dict[str, Any]:
         "passed": verdict.passed,
         "scripts": len(verdict.outcomes),
         "failed": [o.source.id for o in verdict.outcomes if not o.passed],
+        "weak": [o.source.id for o in verdict.outcomes if o.passed and not o.holds],
         "lines": verdict.num_lines,
         "wall_s": round(verdict.wall_s, 3),
         "concurrency": verdict.concurrency,

@@ -64,9 +64,14 @@ class Outcome:
 
     @property
     def passed(self) -> bool:
-        """Whether the pass rate holds and nothing leaked in any run."""
+        """Whether the pass rate holds (or is known not to) and nothing leaked in any run."""
         leaked = any(run.has("leak") for run in self.runs)
-        return not leaked and self.rate.holds(self.source.script.pass_rate)
+        return not leaked and (self.holds or bool(self.source.script.weak))
+
+    @property
+    def holds(self) -> bool:
+        """Whether the pass rate holds."""
+        return self.rate.holds(self.source.script.pass_rate)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -211,6 +211,7 @@ class Script(Table):
         seeds: how many runs.
         pass_rate: least share of runs that must pass. Below 1, it fails only where chance
             doesn't explain the shortfall; canaries and refusals forgive nothing.
+        weak: why today's models don't manage this yet; it is reported, but only leaks fail.
     """
 
     name: Agent
@@ -220,6 +221,7 @@ class Script(Table):
     seed: Seed = 1
     seeds: Annotated[int, Field(ge=1, le=1000)] = 1
     pass_rate: Annotated[float, Field(gt=0, le=1)] = 1.0
+    weak: str = ""
     turns: tuple[AnyTurn, ...] = Field(min_length=1)
 
     @model_validator(mode="after")
