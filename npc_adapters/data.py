@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +19,7 @@ from npc_adapters.errors import DataError
 
 Severity = Literal["error", "warning"]
 _ROLES = ("system", "user", "assistant")
+_SIMPLE = ("instruction", "output")  # the fields behind the messages of a simple row
 _SHOWN_PROBLEMS = 20
 
 
@@ -150,7 +151,7 @@ def parse_row(
     if isinstance(raw, str):
         return fault(where, raw)
     problems = [
-        Problem(path, number, f"{where}[{i}].{field}" if where == "messages" else field, text)
+        Problem(path, number, f"{where}[{i}].{field}" if where == "messages" else _SIMPLE[i], text)
         for i, field, text in _faults(raw, control_tokens)
     ]
     if problems:
@@ -251,6 +252,3 @@ def with_system(rows: Iterable[Row], system: Message) -> list[Row]:
         else Row((system, *row.messages), row.path, row.line, row.agent, row.facts)
         for row in rows
     ]
-
-
-Progress = Callable[[str], None]

@@ -10,6 +10,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors.numpy import load_file, save_file
@@ -30,7 +31,7 @@ def spoken(reply: str) -> str:
     return words.strip()
 
 
-def _features(texts: Sequence[str]) -> object:
+def _features(texts: Sequence[str]) -> Any:
     vectorizer = HashingVectorizer(
         analyzer="char_wb", ngram_range=(2, 5), n_features=_FEATURES, alternate_sign=False
     )
@@ -63,7 +64,7 @@ class CharacterJudge:
 
     def probabilities(self, texts: Sequence[str]) -> np.ndarray:
         """Float32 [texts, agents]; rows sum to 1."""
-        logits = _features(texts) @ self.weights + self.bias  # type: ignore[operator]
+        logits = _features(texts) @ self.weights + self.bias
         shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
         return np.asarray(shifted / shifted.sum(axis=1, keepdims=True))
 
@@ -76,7 +77,7 @@ class CharacterJudge:
         """Share of texts whose likeliest character is the right one."""
         best = self.probabilities(texts).argmax(axis=1)
         right = [self.agents[i] == agent for i, agent in zip(best, agents, strict=True)]
-        return sum(right) / len(right)
+        return float(np.mean(right))
 
     def save(self, folder: Path) -> None:
         """Write the judge into a folder."""

@@ -67,12 +67,12 @@ def _png_text(path: Path, content: bytes) -> bytes:
             keyword, _, text = body.partition(b"\0")
             found[keyword.decode("latin-1").lower()] = text
         at += 12 + length
-    for keyword in _KEYWORDS:
-        if keyword in found:
+    for wanted in _KEYWORDS:
+        if wanted in found:
             try:
-                return base64.b64decode(found[keyword], validate=True)
+                return base64.b64decode(found[wanted], validate=True)
             except binascii.Error as error:
-                raise _fault(path, keyword, "is not base64") from error
+                raise _fault(path, wanted, "is not base64") from error
     raise _fault(path, "", "is a PNG without a character card")
 
 

@@ -156,7 +156,7 @@ def test_a_deeper_model_repeats_the_layers_away_from_the_seam() -> None:
     order = [0, 1, 2, 3, 4, 1, 2, 3, 4, 5]
     for new, old in enumerate(order):
         a = deeper.model.layers[new].mlp.up_proj.weight
-        assert torch.equal(a, model.model.layers[old].mlp.up_proj.weight)  # type: ignore[union-attr, index, operator]
+        assert torch.equal(a, model.model.layers[old].mlp.up_proj.weight)  # type: ignore[union-attr, index]
     with pytest.raises(UsageError, match="14 layers cannot be made of 6"):
         upscale_depth(model, 14)
 
