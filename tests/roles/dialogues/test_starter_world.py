@@ -69,7 +69,7 @@ async def test_the_same_words_come_again_alone_and_together(
     assert alone.digest == together.digest
 
 
-def test_scripts_cover_everyone(sources: list[Source]) -> None:
+async def test_scripts_cover_everyone(sources: list[Source]) -> None:
     world = World.load()
     agents = set().union(*(source.script.agents for source in sources))
     assert set(world.agents) <= agents
