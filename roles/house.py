@@ -34,6 +34,10 @@ class Chatter:
     yields: bool
     stopped: bool = False
 
+    def owns(self, line: Line) -> bool:
+        """Whether a line is part of this talk."""
+        return line.key.startswith(f"{self.key}.")
+
 
 class House:
     """Everything that answering a request may need, in one place.
@@ -141,7 +145,7 @@ class House:
         """Stop chatter in a scene: the player speaks. What was spoken stands."""
         for talk in [x for x in self._chatter if x.scene == scene and x.yields]:
             talk.stopped = True
-            await self._stop(lambda line, key=talk.key: line.key.startswith(f"{key}."))
+            await self._stop(talk.owns)
 
     @contextlib.asynccontextmanager
     async def mouth(self, conversation: str) -> AsyncIterator[None]:

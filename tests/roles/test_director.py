@@ -51,7 +51,9 @@ def test_its_prompt_stays_as_long_as_it_is_over_thousands_of_events(director: Di
     def play_on(ticks: int) -> int:
         for tick in range(ticks):
             for number in range(3):
-                director.take_event("noise", f"Noise {tick} {number}. " * 9, 0.5, {f"t{tick}": 1})
+                director.take_event(
+                    "noise", f"Noise {tick:04} {number}. " * 9, 0.5, {f"t{tick:04}": 1}
+                )
             director.settle(WAIT, "l1", "")
         director.take_event("noise", "Noise. " * 40, 0.5, {})
         length = sum(len(message.text) for message in director.prompt())

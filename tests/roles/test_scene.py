@@ -70,7 +70,7 @@ async def test_nobody_speaks_over_a_scripted_scene(hall: Manager) -> None:
 
 
 async def test_a_scripted_scene_stops_a_line_being_spoken(hall: Manager) -> None:
-    speaking = asyncio.create_task(say(hall, "Tell me all.", scene="hall", max_tokens=800))
+    speaking = asyncio.create_task(say(hall, "Tell me all.", scene="hall", max_tokens=500))
     while not any(line.text for line in _running(hall)):
         await asyncio.sleep(0.005)
     await ask(hall, "hush", play.HushRequest(scene="hall"))
@@ -83,7 +83,7 @@ async def test_a_scripted_scene_stops_a_line_being_spoken(hall: Manager) -> None
 async def test_chatter_stops_when_the_player_speaks_and_keeps_what_was_said(
     hall: Manager,
 ) -> None:
-    chatter = asyncio.create_task(converse(hall, "So I said.", speaker="ben", max_tokens=800))
+    chatter = asyncio.create_task(converse(hall, "So I said.", speaker="ben", max_tokens=500))
     while not any(line.text for line in _running(hall)):
         await asyncio.sleep(0.005)
     await converse(hall, "Anna, listen to me.")
