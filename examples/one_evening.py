@@ -18,7 +18,7 @@ import random
 import statistics
 import sys
 import time
-from collections import deque
+from collections import defaultdict, deque
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -81,6 +81,7 @@ class Evening:
     happened: set[str] = field(default_factory=set)
     planted: list[Planted] = field(default_factory=list)
     spoken_in_scenes: list[str] = field(default_factory=list)
+    visited: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
     asked: int = 0
     missed: list[str] = field(default_factory=list)
     recalled: int = 0
@@ -126,7 +127,7 @@ class Evening:
 
     def _leaks(self, npc: str, prompt: str) -> list[str]:
         """Facts and confidences in a prompt that its character may not know."""
-        scopes = self.world.scopes(npc)
+        scopes = self.world.scopes(npc) | self.visited[npc]
         found = [
             f"{fact.id} to {npc}"
             for fact in self.world.facts.values()
@@ -213,6 +214,8 @@ class Evening:
         place = self.rng.choice(list(self.world.spec.places))
         scene = play.SceneRequest(scene="tonight", place=place, present=present)
         await self.client.request("scene", scene)
+        for npc in present:
+            self.visited[npc].add(place)  # who is in a place knows what is known there
         name = self.world.npcs[present[0]].name
         for text in (f"{name}, what do you make of this?", "And what do the rest of you say?"):
             body = wire.ConverseRequest(scene="tonight", text=text, max_lines=2)
