@@ -6,6 +6,8 @@ TORCH ?= torch==2.13.0
 STAMP := $(VENV)/.installed
 # Small matrix products slow down tenfold when every library takes every core.
 export OMP_NUM_THREADS ?= 2
+# Threads that spin while they wait starve the ones they wait for.
+export GOMP_SPINCOUNT ?= 1000
 export TOKENIZERS_PARALLELISM := false
 
 .PHONY: demo demo-console test check world clean test-clients test-faults

@@ -31,7 +31,7 @@ def text_blocks(line: InspectReply, name: str, adapter: str) -> list[Block]:
                 content = words(shown.replace("\n", "⏎"), "$seg-template")
                 blocks.append(Block(key=f"s{index}", content=content))
             continue
-        label = f"{segment.kind} · {segment.end - segment.start} tokens"
+        label = f"{clean(segment.kind)} · {segment.end - segment.start} tokens"
         content = Content.assemble(
             (f"▎{label}\n", f"{segment_style(segment.kind)} bold"),
             words(segment.text.rstrip("\n"), segment_style(segment.kind), lines=True),

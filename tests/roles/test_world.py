@@ -61,7 +61,7 @@ def test_tension_follows_the_authored_curve_in_straight_lines(folder: Path) -> N
         ("npcs/anna.toml", "afraid =", "afriad =", "did you mean 'afraid'?"),
         ("npcs/anna.toml", '"One moment.", ', "", "fallback: has fewer than two"),
         ("npcs/anna.toml", "ben =", "bern =", "did you mean 'ben'?"),
-        ("world.toml", 'quantization = "none"', 'quantization = "int9"', "tiers.director.quanti"),
+        ("world.toml", 'quantization = "int8"', 'quantization = "int9"', "tiers.director.quanti"),
         ("world.toml", '"npc", mood', '"who", mood', "directives.direct.arguments"),
         ("world.toml", "emotions = [", "emotions = [[", "not valid TOML"),
         ("lore/house.md", "know: staff", "know: stuff", "did you mean 'staff'?"),

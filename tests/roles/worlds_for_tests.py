@@ -16,14 +16,14 @@ cellar = "the cellar"
 
 [tiers.director]
 base = "models/director-base"
-quantization = "none"
+quantization = "int8"
 backend = "inline"
 threads = 1
 [tiers.director.sampling]
 temperature = 0.0
 [tiers.npc]
 base = "models/npc-base"
-quantization = "none"
+quantization = "int8"
 backend = "inline"
 threads = 1
 [tiers.npc.sampling]

@@ -20,7 +20,7 @@ turns:
 
 
 def run_pytest(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "pytest", "-p", "roles.dialogues.pytest_plugin", "-q"]
+    command = [sys.executable, "-m", "pytest", "-q"]
     command += ["-p", "no:cacheprovider", "-c", str(folder / "none.ini"), *options]
     (folder / "none.ini").write_text("[pytest]\n", encoding="utf-8")
     return subprocess.run(
