@@ -292,10 +292,10 @@ class Dispatcher:
             "user": session.user,
             "session": session.id,
             "type": envelope.t,
-            "body": envelope.body,
+            "body": json.dumps(envelope.body)[:1_000],
             "outcome": str(outcome),
         }
-        audit.info("%s", json.dumps(fields)[:2_000])
+        audit.info("%s", json.dumps(fields), extra={"fields": fields})
 
 
 def _validated(model: type[m.Body], fields: dict[str, Any]) -> m.Body:

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+from protocol import logs
 from protocol import messages as m
 from protocol.codec import Envelope, encode
 from protocol.errors import Code, FrameError, Refusal
@@ -128,6 +129,8 @@ class Jobs:
 
     async def _answer(self, job: Job, peer: Peer, request: Request) -> None:
         """Run the service on one request; whatever happens, the exchange ends."""
+        logs.request.set(request.key)
+        began_s = self._loop.time()
         refusal = Refusal(Code.INTERNAL, "the service ended without an answer")
         replies = self.service.handle(peer, request)
         try:
@@ -139,11 +142,13 @@ class Jobs:
         except Refusal as error:
             refusal = error
         except Exception as error:  # a fault of the service must not reach other requests
-            log.exception("request %s (%s) failed", request.key, request.type)
+            log.exception("%s of %s failed", request.type, peer.user)
             refusal = Refusal(Code.INTERNAL, f"{type(error).__name__} in the service; see its log")
         finally:
             await _close(replies)
             self._end(job, refusal)
+            if log.isEnabledFor(logging.DEBUG):
+                _log_end(peer, job.exchange, self._loop.time() - began_s)
 
     def _reply(self, job: Job, body: m.Body) -> None:
         if not job.exchange.running:
@@ -245,6 +250,23 @@ class Jobs:
             transmit(link, message)
         self.flush(job)
         return True
+
+
+def _log_end(peer: Peer, exchange: Exchange, seconds: float) -> None:
+    """One line about a request that has ended, with its ids on every layer."""
+    last, asked = exchange.sent[-1], exchange.request
+    outcome = last.body.get("code", last.t)
+    fields = {
+        "type": asked.t,
+        "id": asked.id,
+        "session": peer.session,
+        "user": peer.user,
+        "outcome": outcome,
+        "ms": round(1000 * seconds),
+        "line": last.body.get("line"),
+    }
+    text = f"{asked.t} {asked.id} of {peer.user} ended after {seconds:.3f} s: {outcome}"
+    log.debug("%s", text, extra={"fields": fields})
 
 
 def error_envelope(re: str | None, refusal: Refusal) -> Envelope:

@@ -8,6 +8,7 @@ has been.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import threading
@@ -24,15 +25,15 @@ from protocol.dispatch import Dispatcher
 from protocol.errors import FrameError, ProtocolError
 from protocol.jobs import transmit
 from protocol.keys import TELEMETRY_DOMAIN, KeyStore, is_loopback
+from protocol.logs import Published
 from protocol.messages import Body, Limits, Notice, Pong
 from protocol.publisher import Publisher
 from protocol.router import Link, Router
 from protocol.service import Service
 from protocol.session import ServerSession
 from protocol.sessions import SessionLimits
-from protocol.telemetry import StatsSampled
+from protocol.telemetry import Logged, StatsSampled
 
-log = logging.getLogger("biblioteca.wire")
 _SECOND_S = 1.0
 
 
@@ -79,6 +80,7 @@ class Server:
         self._dispatcher: Dispatcher | None = None
         self._sampling: asyncio.Task[None] | None = None
         self._keys = KeyStore(self.config.keys) if self.config.keys else None
+        self._logged = Published(self._publish_log)
 
     @property
     def dispatcher(self) -> Dispatcher:
@@ -118,6 +120,7 @@ class Server:
             await self.close()
             raise ProtocolError(f"can't listen on {config.host}: {error}") from error
         self._timer = self._loop.call_later(_SECOND_S, self._every_second)
+        logging.getLogger("biblioteca").addHandler(self._logged)
         if config.connection is not None:
             write_private(config.connection, self.connection.model_dump())
 
@@ -168,6 +171,7 @@ class Server:
         path = self.config.connection
         if path is not None and self.connection.work:
             path.unlink(missing_ok=True)
+        logging.getLogger("biblioteca").removeHandler(self._logged)
         if hasattr(self, "_timer"):
             self._timer.cancel()
             if self._sampling is not None:
@@ -189,6 +193,11 @@ class Server:
     async def _sample_stats(self) -> None:
         stats = await self.dispatcher.observed.stats()
         self.publish("stats", StatsSampled.model_validate(stats.model_dump()))
+
+    def _publish_log(self, body: Logged) -> None:
+        """Publish a log record, from whatever thread it was written on."""
+        with contextlib.suppress(RuntimeError):  # the loop may have ended before the thread
+            self._loop.call_soon_threadsafe(self.publish, "log", body)
 
     def _revoked(self, user: str) -> None:
         self._loop.call_soon_threadsafe(self.dispatcher.revoke, user)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -45,16 +45,23 @@ def serve(
         int, typer.Option(help="work; control and telemetry take the next two; 0: any free")
     ] = 0,
     keys: Annotated[Path | None, typer.Option(help="folder of the server's keys")] = None,
+    log_format: Annotated[
+        Literal["text", "json"], typer.Option(help="json: one JSON object per line")
+    ] = "text",
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"],
+        typer.Option(help="debug: also one line per request"),
+    ] = "info",
 ) -> None:
     """Host a world and write a connection file for its clients; SIGTERM ends it."""
     import asyncio
-    import logging
 
+    from protocol import logs
     from protocol.connection import default_path
     from roles.serve import ServeConfig
     from roles.serve import serve as serve_world
 
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
+    logs.configure(log_format, log_level)
     config = ServeConfig(
         world=world,
         state=state,

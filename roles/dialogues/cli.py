@@ -79,12 +79,12 @@ def record(
 ) -> None:
     """Host a world as `serve` does, writing down everything that clients make it say."""
     import asyncio
-    import logging
 
+    from protocol import logs
     from protocol.connection import default_path
     from roles.serve import ServeConfig, serve
 
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
+    logs.configure()
     where = connection or default_path()
     asyncio.run(serve(ServeConfig(world=world, state=state, connection=where, record=file)))
 
