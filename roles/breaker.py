@@ -19,9 +19,11 @@ class Breaker:
     _in_a_row: int = 0
     _opened_s: float | None = None
 
-    def allows(self, now_s: float) -> bool:
-        """Whether a request may go to the engine."""
-        return self._opened_s is None or now_s - self._opened_s >= self.rest_s
+    def rest_left_s(self, now_s: float) -> float:
+        """How long no request may go to the engine yet; 0 if one may."""
+        if self._opened_s is None:
+            return 0.0
+        return max(self._opened_s + self.rest_s - now_s, 0.0)
 
     def succeeded(self) -> None:
         """A request ended well."""

@@ -33,6 +33,7 @@ class Engine:
         adapters: adapters (for books: students) it serves, by name.
         refused: names it could not take, and why.
         prepared: set once it has loaded, with its first adapters, or failed to.
+        heard_s: when it last told anybody anything, on the event loop's clock.
     """
 
     tier: Tier
@@ -43,6 +44,7 @@ class Engine:
     adapters: dict[str, AdapterInfo] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
     prepared: asyncio.Event = field(default_factory=asyncio.Event)
+    heard_s: float = 0.0
     error: str = ""
     restarts: int = 0
 

@@ -18,6 +18,8 @@ from roles.reply import ReplyReader
 NO_WORD = "no word came before the deadline"
 CUT_SHORT = "the deadline came before the last word"
 ANSWER_MARGIN_S = 0.1  # between our giving up and the client's: time to send a fallback line
+_SILENCE = 0.25  # of a tier's patience: an engine that tells nobody anything for so long is ill
+_PATIENT_S = 60.0  # no player waits that long; a rehearsal does, for an engine that rests
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,16 +49,21 @@ async def speak(
     """
     if line.cause:  # why it can't be spoken is known already
         return
+    asked_s = asyncio.get_running_loop().time()
     try:
         async with contextlib.aclosing(_events(engine.backend, line, deadlines)) as events:
-            async for speech in _listen(events, line, reader, deadlines):
+            async for speech in _listen(engine, events, line, reader, deadlines):
                 yield speech
     finally:
-        _note(engine, line)
+        _note(engine, line, asked_s)
 
 
 async def _listen(
-    events: AsyncIterator[Event], line: Line, reader: ReplyReader, deadlines: Deadlines
+    engine: Engine,
+    events: AsyncIterator[Event],
+    line: Line,
+    reader: ReplyReader,
+    deadlines: Deadlines,
 ) -> AsyncIterator[str]:
     while line.finished is None:
         limit = deadlines.last_word_s if reader.spoken else deadlines.first_word_s
@@ -66,6 +73,7 @@ async def _listen(
         except TimeoutError:
             line.cause = CUT_SHORT if reader.spoken else NO_WORD
             break
+        engine.heard_s = asyncio.get_running_loop().time()
         if isinstance(event, Started):
             line.started = event
         elif isinstance(event, Delta):
@@ -98,11 +106,15 @@ def _events(backend: Backend, line: Line, deadlines: Deadlines) -> AsyncGenerato
 async def obstacle(engine: Engine, deadlines: Deadlines) -> str:
     """Wait while the engine starts, as long as the first word may take.
 
+    An engine that failed too often is not waited for, unless there is plenty of time.
+
     Returns why it can't speak now, or "" if it can.
     """
-    loop = asyncio.get_running_loop()
-    if not engine.breaker.allows(loop.time()):
-        return f"the {engine.tier} engine failed too often and rests"
+    now_s = asyncio.get_running_loop().time()
+    if (rest_s := engine.breaker.rest_left_s(now_s)) > 0:
+        if deadlines.first_word_s - now_s < _PATIENT_S:
+            return f"the {engine.tier} engine failed too often and rests"
+        await asyncio.sleep(rest_s)
     if not engine.prepared.is_set() or engine.state != "ready":
         try:
             async with asyncio.timeout_at(deadlines.first_word_s):
@@ -116,11 +128,18 @@ async def obstacle(engine: Engine, deadlines: Deadlines) -> str:
     return ""
 
 
-def _note(engine: Engine, line: Line) -> None:
-    """Tell the breaker how it went: a fallen or a silent engine fails, a bad request doesn't."""
+def _note(engine: Engine, line: Line, asked_s: float) -> None:
+    """Tell the breaker how it went: a fallen or a silent engine fails, a bad request doesn't.
+
+    A word that was wanted at once, or of an engine busy with others, is nobody's fault.
+    """
+    now_s = asyncio.get_running_loop().time()
     if line.finished is not None and line.finished.reason in ("stop", "length"):
         engine.breaker.succeeded()
         engine.error = ""
-    elif engine.state != "ready" or line.cause == NO_WORD:
+        return
+    silent_s = now_s - max(asked_s, engine.heard_s)
+    silent = silent_s >= _SILENCE * engine.table.deadline_ms / 1000
+    if engine.state != "ready" or (line.cause == NO_WORD and silent):
         engine.error = line.cause
-        engine.breaker.failed(asyncio.get_running_loop().time())
+        engine.breaker.failed(now_s)

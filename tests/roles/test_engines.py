@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from protocol import administration as admin
+from roles.breaker import Breaker
 from roles.manager import Manager
+from roles.speech import NO_WORD
 from roles.store import Store
 from roles.world import World
 from tests.roles.test_manager import ask, say
@@ -57,9 +59,30 @@ async def test_a_line_that_misses_its_deadline_is_an_authored_one(manager: Manag
     assert reply.fallback
     assert reply.text in {"One moment.", "Let me think."}
     assert "deadline" in reply.cause
+    assert manager.house.lines_being_spoken == []
+
+
+async def test_lines_that_want_a_word_at_once_do_not_close_the_engine_to_others(
+    manager: Manager,
+) -> None:
+    manager.house.deadline_ms = 0
+    for _ in range(5):
+        assert (await say(manager, "Hello?")).cause == NO_WORD
     manager.house.deadline_ms = None
     assert not (await say(manager, "Hello?")).fallback
-    assert manager.house.lines_being_spoken == []
+
+
+async def test_a_silent_engine_rests_and_only_who_has_time_waits_for_it(manager: Manager) -> None:
+    engine = manager.house.engines["npc"]
+    engine.table = engine.table.model_copy(update={"deadline_ms": 0})  # any silence is too long
+    engine.breaker = Breaker(failures=3, rest_s=0.3)
+    assert [(await say(manager, "Hello?")).cause for _ in range(3)] == [NO_WORD] * 3
+    manager.house.deadline_ms = 10_000
+    engine.breaker.rest_s = 60
+    assert "rests" in (await say(manager, "Hello?")).cause
+    engine.breaker.rest_s = 0.3
+    manager.house.deadline_ms = 86_400_000
+    assert not (await say(manager, "Hello?")).fallback
 
 
 async def test_levels_of_focus_pick_budget_priority_and_model(manager: Manager) -> None:
