@@ -126,8 +126,9 @@ class AgentsPage(Page):
         await self.request("agents", AgentsRequest(), quiet=True)
         welcome = self.store.connection.welcome
         if welcome is not None and welcome.session != self._history_of:
-            self._history_of = welcome.session
             await self.request("lines", LinesRequest(limit=200), quiet=True)
+            if not self.unanswered:
+                self._history_of = welcome.session
 
     def draw(self) -> None:
         """Rows, and the card."""

@@ -73,7 +73,8 @@ class BooksPage(Page):
             await self.request("adapters", AdaptersRequest(), "list", quiet=True)
         book = self._book()
         if book and book not in self.store.pages:
-            await self.request("read", ReadRequest(agent=book, page=1, reader=_READER), quiet=True)
+            body = ReadRequest(agent=book, page=1, reader=_READER)
+            await self.request("read", body, book, quiet=True)
 
     def _book(self) -> str:
         return self.query_one(Table).cursor_key or ""
@@ -99,8 +100,8 @@ class BooksPage(Page):
         info, page = self.store.agents.get(book), self.store.pages.get(book)
         title = Content.assemble(
             words(info.name if info else "no book", "bold $tier-book"), "  ",
-            words(info.about if info else "", "$muted"), "  ",
-            (f"page {page.page} of {page.pages}" if page else "", "$muted"),
+            (f"page {page.page} of {page.pages}  " if page else "", "$muted"),
+            words(info.about if info else "", "$muted"),
         )  # fmt: skip
         self.query_one("#spine", Static).update(title)
         text = page.text if page else self._no_page(book)
@@ -132,8 +133,9 @@ class BooksPage(Page):
             self.run_worker(self._read(max(1, wanted)), group="read", exclusive=True)
 
     async def _read(self, page: int) -> None:
-        body = ReadRequest(agent=self._book(), page=page, reader=_READER)
-        if await self.request("read", body) is not None:
+        book = self._book()
+        body = ReadRequest(agent=book, page=page, reader=_READER)
+        if await self.request("read", body, book) is not None:
             self.query_one("#page", Pane).scroll_to(y=0, animate=False)
 
     def action_ask(self) -> None:

@@ -81,7 +81,6 @@ class Choose(ModalScreen[str | None]):
         Binding("escape", "cancel", "Cancel", id="choose.cancel"),
         Binding("down", "move(1)", show=False, id="choose.down"),
         Binding("up", "move(-1)", show=False, id="choose.up"),
-        Binding("enter", "take", "Take", priority=True, id="choose.take"),
     ]
 
     def __init__(self, question: str, options: Sequence[tuple[str, str]], here: str = "") -> None:
@@ -123,9 +122,10 @@ class Choose(ModalScreen[str | None]):
         """Move through the list while typing."""
         self.query_one(Table).action_move(rows)
 
-    def action_take(self) -> None:
-        """Close with the option under the cursor."""
+    def on_input_submitted(self, event: Input.Submitted) -> None:
+        """Close with the option under the cursor, of those that what was typed leaves."""
         table = self.query_one(Table)
+        table.filter(event.value)
         self.dismiss(table.shown[table.cursor_index].key if table.shown else None)
 
     @on(Table.Chosen)

@@ -308,6 +308,9 @@ def _log(store: Store, body: Logged, seen: Seen) -> tuple[str, ...]:
 
 @_on("memory")
 def _memory(store: Store, body: MemoryReply, seen: Seen) -> tuple[str, ...]:
+    """All of a character's memories; the answer to a change holds one, and is about nobody."""
+    if not seen.about:
+        return ()
     store.memories[seen.about] = body
     return ("memories",)
 

@@ -62,6 +62,7 @@ class MemoryPage(Page):
         "running lines and forgets what came after the save."
     )
     WATCHES = ("memories", "agents")
+    POLL_S = 5.0
     NEEDS: ClassVar[dict[str, str]] = {
         "edit": "memory", "add": "memory", "pin": "memory", "forget": "memory",
         "save": "save", "restore": "restore",
@@ -218,10 +219,9 @@ class MemoryPage(Page):
 
     async def _change(self, op: str, **fields: object) -> None:
         """Change a memory, then list them anew."""
-        agent = self._character()
-        body = MemoryRequest.model_validate({"op": op, "agent": agent, **fields})
-        if await self.request("memory", body, "changed") is not None:
-            await self.request("memory", MemoryRequest(agent=agent, limit=500), agent)
+        body = MemoryRequest.model_validate({"op": op, "agent": self._character(), **fields})
+        if await self.request("memory", body) is not None:
+            self.fetch_soon()
 
     def action_add(self) -> None:
         """Plant a memory."""
@@ -281,6 +281,7 @@ class MemoryPage(Page):
             return
         if await self.request("restore", RestoreRequest(slot=slot)) is not None:
             self.store.memories.clear()
+            self.store.lore.clear()
             self.tell(f"Restored {slot}.")
             self.fetch_soon()
 

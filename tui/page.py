@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Iterable
 from typing import ClassVar
@@ -12,8 +13,9 @@ from textual.content import Content, Span
 from textual.screen import Screen
 from textual.widget import Widget
 from textual.widgets import Footer, Input, Static
+from textual.worker import Worker
 
-from protocol.errors import ProtocolError
+from protocol.errors import ProtocolError, Refusal
 from protocol.messages import Body
 from tui.session import Session
 from tui.text import clean, duration, number, words
@@ -30,6 +32,7 @@ TABS = (
     ("log", "Log", "Log"),
 )  # (mode, title, short title)
 WIDE = 100
+RETRY_S = 1.0  # before a question that got no answer is asked again
 
 
 class Tabs(Static):
@@ -159,6 +162,9 @@ class Page(Screen[None]):
         self.session = session
         self.store = session.store
         self._drawn: tuple[int, ...] = ()
+        self._fetching: Worker[None] | None = None
+        self._wanted = False  # something was asked for that no fetch has begun to bring
+        self.unanswered = False  # the fetch under way asked something that got no answer
 
     def compose(self) -> ComposeResult:
         """Tabs, status, the page's own widgets, keys."""
@@ -191,10 +197,27 @@ class Page(Screen[None]):
         self.fetch_soon()
 
     def fetch_soon(self) -> None:
-        """Fetch in the background; a fetch under way is not doubled."""
-        connected = self.store.connection.state == "connected"
-        if connected and self.is_current and not any(w.group == "fetch" for w in self.workers):
-            self.run_worker(self.fetch(), group="fetch")
+        """Fetch in the background; after the page's fetch under way, if there is one.
+
+        What is wanted while the page is not looked at, or the server is away, is fetched when
+        the page or the server is back.
+        """
+        self._wanted = True
+        if self._reachable and (self._fetching is None or self._fetching.is_finished):
+            self._fetching = self.run_worker(self._fetch(), group="fetch")
+
+    @property
+    def _reachable(self) -> bool:
+        return self.is_current and self.store.connection.state == "connected"
+
+    async def _fetch(self) -> None:
+        """Fetch until nothing more is wanted; what got no answer is asked again."""
+        while self._wanted and self._reachable:
+            self._wanted = self.unanswered = False
+            await self.fetch()
+            if self.unanswered:
+                self._wanted = True
+                await asyncio.sleep(RETRY_S)
 
     def keep_up(self) -> None:
         """Draw if anything watched has changed since the last time."""
@@ -219,7 +242,8 @@ class Page(Screen[None]):
     ) -> Body | None:
         """Ask the server; a refusal is shown and gives None.
 
-        What is asked quietly is not asked at all where the role may not.
+        What is asked quietly is not asked at all where the role may not, and `unanswered` tells
+        whether asking again may help.
         """
         if quiet and not self.store.may(kind):
             return None
@@ -228,6 +252,8 @@ class Page(Screen[None]):
         except ProtocolError as error:
             if not quiet:
                 self.complain(str(error))
+            elif not isinstance(error, Refusal) or error.retryable:
+                self.unanswered = True
             return None
 
     def complain(self, sentence: str) -> None:

@@ -96,7 +96,8 @@ class PromptPage(Page):
                 await self._inspect(line)
 
     async def _inspect(self, line: str) -> None:
-        if await self.request("inspect", InspectRequest(line=line), quiet=True) is None:
+        body = InspectRequest(line=line)
+        if await self.request("inspect", body, line, quiet=True) is None and not self.unanswered:
             why = self.session.missing.get("inspect", "the server no longer has it")
             self._refused[line] = why
             self.draw()

@@ -141,7 +141,7 @@ class ReplayLink:
         Raises:
             Refusal: always.
         """
-        raise Refusal(Code.UNAVAILABLE, f"this is a recording; {kind} can't be asked of it")
+        raise _refusal(kind)
 
     async def stream(self, kind: str, body: Body) -> AsyncGenerator[Body, None]:
         """Refuse: a recording can't speak.
@@ -149,5 +149,10 @@ class ReplayLink:
         Raises:
             Refusal: always.
         """
-        raise Refusal(Code.UNAVAILABLE, f"this is a recording; {kind} can't be asked of it")
+        raise _refusal(kind)
         yield body  # makes this an async generator
+
+
+def _refusal(kind: str) -> Refusal:
+    why = f"this is a recording; {kind} can't be asked of it"
+    return Refusal(Code.UNAVAILABLE, why, retryable=False)

@@ -57,6 +57,8 @@ class Session:
         self.missing: dict[str, str] = {}
         self.changed: Callable[[], None] = lambda: None
         self._record = record
+        self._num_asked = 0
+        self._newest: dict[tuple[str, str], int] = {}
 
     def see(self, seen: Seen) -> None:
         """Take something in, write it down, and let the screens know."""
@@ -92,9 +94,14 @@ class Session:
     async def request(self, kind: str, body: Body, about: str = "") -> Body:
         """Ask the server, and remember what the store has a place for.
 
+        An answer that comes after that to a later request of the same kind about the same thing
+        is older than what is known, so it is returned but not remembered.
+
         Raises:
             ProtocolError: as the link does; what a server doesn't offer is kept in `missing`.
         """
+        self._num_asked += 1
+        number = self._num_asked
         try:
             reply = await self.link.request(kind, body)
         except Refusal as error:
@@ -104,7 +111,8 @@ class Session:
                 self.changed()
             raise
         self.missing.pop(kind, None)
-        if kind in _REMEMBERED:
+        if kind in _REMEMBERED and number > self._newest.get((kind, about), 0):
+            self._newest[kind, about] = number
             self.note(kind, about, reply)
         return reply
 

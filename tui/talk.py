@@ -140,8 +140,9 @@ class TalkPage(Page):
         """The agent's history, once."""
         agent = self.session.agent
         if agent and agent != self._asked_for and self.store.may("lines"):
-            self._asked_for = agent
-            await self.request("lines", LinesRequest(agent=agent, limit=50), quiet=True)
+            await self.request("lines", LinesRequest(agent=agent, limit=50), agent, quiet=True)
+            if not self.unanswered:
+                self._asked_for = agent
 
     def draw(self) -> None:
         """Transcript and heading; the first character is taken where nobody is chosen."""

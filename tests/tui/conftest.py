@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -10,16 +11,18 @@ from typing import Any
 
 import pytest_asyncio
 from textual.pilot import Pilot
+from textual.screen import Screen
+from textual.widgets import Input
 
 from protocol.server import Server, ServerConfig
 from tests.tui.fakes import WORLD, FakeWorld
 from tui.app import ConsoleApp
 from tui.link import LiveLink
-from tui.page import Page
+from tui.page import TABS, Page
 from tui.session import Session
 
 NARROW, WIDE = (80, 24), (160, 50)
-PATIENCE_S = 30.0  # a machine that trains models on the side is slow
+PATIENCE_S = 60.0  # a machine that does much else on the side is slow
 
 
 @dataclass
@@ -79,25 +82,54 @@ class Console:
         return "\n".join(strip.text for strip in strips[:height])
 
     async def until(self, true: Callable[[], Any], what: str = "") -> None:
-        """Wait for something to be so.
+        """Wait for something to be so, while the console goes on working.
 
         Raises:
             AssertionError: it was not so in time; shows the screen.
         """
-        waited = 0.0
+        deadline = time.monotonic() + PATIENCE_S
         while not true():
-            assert waited < PATIENCE_S, f"never came true: {what}\n{self.text}"
+            assert time.monotonic() < deadline, f"never came true: {what}\n{self.text}"
             await self.pilot.pause(0.02)
-            waited += 0.02
 
     async def see(self, *words: str) -> None:
         """Wait until all these words stand on the screen."""
         await self.until(lambda: all(word in self.text for word in words), f"sees {words}")
 
     async def go(self, digit: int) -> None:
-        """Press a screen's digit and wait for the screen."""
+        """Press a screen's digit and wait until the screen takes keys."""
         await self.pilot.press(f"alt+{digit}")
-        await self.pilot.pause()
+        mode = TABS[digit - 1][0]
+
+        def there() -> bool:
+            screen = self.app.screen
+            return isinstance(screen, Page) and mode == screen.MODE and screen.focused is not None
+
+        await self.until(there, f"goes to {mode}")
+
+    async def dialog(self, *, after: Screen[Any] | None = None) -> Screen[Any]:
+        """Wait for a dialog that takes keys, other than `after`, and return it."""
+
+        def there() -> bool:
+            screen = self.app.screen
+            ready = screen.is_mounted and (screen.focused is not None or not screen.focus_chain)
+            return not isinstance(screen, Page) and screen is not after and ready
+
+        await self.until(there, "a dialog opens")
+        return self.app.screen
+
+    async def answer(self, *texts: str) -> None:
+        """Answer one dialog after another, and wait until the last has closed."""
+        before = None
+        for text in texts:
+            before = await self.dialog(after=before)
+            await self.type(text)
+        await self.until(lambda: self.app.screen is not before, "the dialog closes")
+
+    async def leave_input(self) -> None:
+        """Press escape and wait until single keys work."""
+        await self.pilot.press("escape")
+        await self.until(lambda: not isinstance(self.app.focused, Input), "leaves the input")
 
     async def type(self, text: str) -> None:
         """Type into what has the focus, then press enter."""

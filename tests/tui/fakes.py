@@ -1,7 +1,8 @@
 """A scripted service for a real protocol server: a small world whose answers never change.
 
 Only tests use it. It holds no models; what it says is fixed text, so that a screen can be
-compared with a picture of it. `delay_s` paces the pieces of a line.
+compared with a picture of it. `delay_s` paces the pieces of a line; a type of request in
+`kept_waiting` is answered only when its event is set.
 """
 
 from __future__ import annotations
@@ -60,6 +61,8 @@ class FakeWorld:
         self.delay_s = delay_s
         self.publish: Callable[[str, Body], None] = lambda name, body: None
         self.num_lines = 0
+        self.kept_waiting: dict[str, asyncio.Event] = {}
+        self.asked: list[str] = []
         self.running: set[str] = set()
         self.cancelled: list[str] = []
         self.inspections: dict[str, admin.InspectReply] = {}
@@ -169,6 +172,9 @@ class FakeWorld:
         answer = getattr(self, f"_answer_{request.type}", None)
         if answer is None:
             raise Refusal(Code.UNSUPPORTED, f"this world has no {request.type}")
+        self.asked.append(request.type)
+        if request.type in self.kept_waiting:
+            await self.kept_waiting[request.type].wait()
         yield answer(request.body)
 
     async def _line(self, body: Any) -> AsyncIterator[Body]:

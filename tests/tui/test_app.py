@@ -7,6 +7,8 @@ import pytest
 from protocol.telemetry import Logged
 from tests.tui.conftest import NARROW, WIDE, Console, Hosted, console_on
 from tests.tui.fakes import CHARACTERS
+from textual.widgets import Input
+
 from tui.page import TABS
 from tui.pane import Pane
 from tui.table import Table
@@ -18,10 +20,11 @@ SIZES = pytest.mark.parametrize("size", [NARROW, WIDE], ids=["80x24", "160x50"])
 async def test_every_screen_is_reached_by_its_digit(hosted: Hosted, size: tuple[int, int]) -> None:
     async with console_on(hosted.connection, size) as console:
         for digit, (mode, _, _) in enumerate(TABS, 1):
-            await console.pilot.press("escape", str(digit))
-            if console.page.MODE == "talk":  # its input has the focus: keys type there
-                await console.pilot.press("escape")
-            assert mode == console.page.MODE
+            await console.pilot.press(str(digit))
+            await console.until(lambda mode=mode: mode == console.page.MODE, mode)  # type: ignore[misc]
+            await console.until(lambda: console.app.focused is not None, "takes keys")
+            if mode == "talk":  # its input has the focus: keys type there
+                await console.leave_input()
 
 
 async def test_why_she_said_that_is_two_keys_away(hosted: Hosted) -> None:
@@ -29,7 +32,8 @@ async def test_why_she_said_that_is_two_keys_away(hosted: Hosted) -> None:
         await console.go(2)
         await console.type("where is the oil")
         await console.see("Mind the", "seed 7")
-        await console.pilot.press("escape", "enter")
+        await console.leave_input()
+        await console.pilot.press("enter")
         await console.see("persona · 28 tokens", "Fact: The lamp oil", "prefill", "seed 7")
 
 
@@ -44,8 +48,7 @@ async def test_a_swap_in_mid_conversation_gives_the_next_line_the_other_voice(
         await console.see("pim", "v2 of 2")
         console.page.query_one(Table).move_to("pim")
         await console.pilot.press("s")
-        await console.type("ottavia")  # who shall speak through it
-        await console.type("2")  # which version
+        await console.answer("ottavia", "2")  # who shall speak through it, in which version
         await console.until(lambda: hosted.world.used["ottavia"].name == "pim", "swapped")
         await console.go(2)
         await console.type("hello again")
@@ -73,6 +76,7 @@ async def test_a_thousand_deltas_arrive_whole_and_in_order(
     async with console_on(hosted.connection, size) as console:
         await console.go(2)
         await console.type("go on")
+        await console.until(lambda: console.session.store.lines, "a line begins")
         await console.until(lambda: _line(console).state == "spoken", "all spoken")
         assert _line(console).num_deltas <= 1000
         assert _line(console).text == "".join(pieces)
@@ -87,7 +91,7 @@ async def test_cancel_frees_the_slot_and_keeps_what_was_said(hosted: Hosted) -> 
         await console.go(2)
         await console.type("tell me everything")
         await console.see("Hush.")
-        assert "ottavia" in hosted.world.running
+        await console.until(lambda: "ottavia" in hosted.world.running, "a slot taken")
         await console.pilot.press("escape")
         await console.until(lambda: not hosted.world.running, "slot freed")
         await console.see("cancelled")
@@ -102,13 +106,13 @@ async def test_a_lost_server_is_announced_and_found_again_on_other_ports(hosted:
         await console.see("Mind the")
         await hosted.stop()
         await console.see("No server for", "Trying again")
-        assert "Mind the" in console.text, "what was seen stays"
+        await console.see("Mind the")  # what was seen stays
         await hosted.start()
         await console.until(lambda: console.session.store.connection.state == "connected")
         await console.type("are you back")
         await console.see("are you back")
         await console.until(lambda: len(console.session.store.lines) == 2, "a second line")
-        assert "No server" not in console.text
+        await console.until(lambda: "No server" not in console.text, "the banner goes")
 
 
 async def test_a_player_may_look_but_not_change(
@@ -132,9 +136,11 @@ async def test_the_palette_jumps_to_an_agents_last_prompt(hosted: Hosted) -> Non
         await console.type("hello")
         await console.see("Mind the")
         await console.pilot.press("ctrl+p")
-        await console.pilot.pause(0.2)
-        await console.type("why did otta")
-        await console.until(lambda: console.app.screen.id != "--command-palette", "palette closed")
+        palette = await console.dialog()
+        await console.pilot.press(*"why", "space", *"did", "space", *"otta")
+        await console.see("Why did Ottavia")
+        await console.pilot.press("enter")
+        await console.until(lambda: console.app.screen is not palette, "palette closed")
         await console.see("persona · 28 tokens")
 
 
@@ -142,6 +148,7 @@ async def test_help_names_the_keys_of_the_screen(hosted: Hosted) -> None:
     async with console_on(hosted.connection) as console:
         await console.go(4)
         await console.pilot.press("f1")
+        await console.dialog()
         await console.see("Swap", "Load", "another voice")
         await console.pilot.press("escape")
         await console.until(lambda: len(console.app.screen_stack) == 1)
@@ -152,11 +159,9 @@ async def test_two_adapters_speak_side_by_side(hosted: Hosted) -> None:
         await console.go(2)
         await console.type("hello")
         await console.see("Mind the")
-        await console.pilot.press("escape", "c")
-        await console.until(lambda: len(console.app.screen_stack) == 2, "asks for the left")
-        await console.type("ottavia@1")
-        await console.pilot.pause(0.1)
-        await console.type("pim@2")
+        await console.leave_input()
+        await console.pilot.press("c")
+        await console.answer("ottavia@1", "pim@2")
         await console.see("ottavia@1", "pim@2", "lamp oil is under", "lit forty lamps")
 
 
@@ -165,10 +170,11 @@ async def test_feedback_reaches_the_server_and_shows_on_the_line(hosted: Hosted)
         await console.go(2)
         await console.type("hello")
         await console.see("Mind the")
-        await console.pilot.press("escape", "g")
+        await console.leave_input()
+        await console.pilot.press("g")
         await console.see("✔ good")
         await console.pilot.press("e")
-        await console.until(lambda: len(console.app.screen_stack) == 2)
+        await console.dialog()
         await console.pilot.press("home")
         await console.type("Quietly. ")
         await console.see("✎ rewritten")
@@ -195,6 +201,7 @@ async def test_memories_can_be_pinned_and_forgotten(hosted: Hosted) -> None:
         await console.until(lambda: hosted.world.memories["ottavia"][0].pinned, "pinned")
         await console.pilot.press("x")
         await console.see("Forget this for good?")
+        await console.dialog()
         await console.pilot.press("y")
         await console.until(lambda: len(hosted.world.memories["ottavia"]) == 1, "forgotten")
         await console.until(lambda: "asked for lamp oil" not in console.text)
@@ -209,8 +216,7 @@ async def test_the_director_can_be_held_stepped_and_told(hosted: Hosted) -> None
         await console.pilot.press("h")
         await console.see("HELD")
         await console.pilot.press("e")
-        await console.until(lambda: len(console.app.screen_stack) == 2)
-        await console.type("theft: the atlas is gone")
+        await console.answer("theft: the atlas is gone")
         await console.see("theft: the atlas is gone")
         await console.pilot.press("t")
         await console.until(lambda: hosted.world.num_lines == 1, "ticked")
@@ -223,6 +229,7 @@ async def test_a_book_is_read_and_asked(hosted: Hosted) -> None:
         await console.pilot.press("right")
         await console.see("Chapter 2.")
         await console.pilot.press("a")
+        await console.until(lambda: isinstance(console.app.focused, Input), "asks")
         await console.type("when does it turn")
         await console.see("turns twice", "p. 3")
 
