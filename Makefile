@@ -28,7 +28,7 @@ check: $(STAMP)
 	$(BIN)/lint-imports
 
 world: $(STAMP)  ## rebuild the starter world's models from its text, and time it
-	$(BIN)/biblioteca build
+	$(BIN)/biblioteca build --fresh
 
 test-clients: $(STAMP)  ## the conformance scenarios against the JavaScript and C++ clients
 	cd protocol/clients/js && npm install --no-audit --no-fund --loglevel=error

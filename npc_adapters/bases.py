@@ -48,11 +48,19 @@ def make_examples(
     *,
     prompt_weight: float,
     max_tokens: int,
+    copy_weight: float = 1.0,
     known: frozenset[str] | None = None,
 ) -> list[Example]:
     """Rows as examples; those longer than `max_tokens` are left out."""
     examples = (
-        encode(template, row.messages, prompt_weight=prompt_weight, known=known) for row in rows
+        encode(
+            template,
+            row.messages,
+            prompt_weight=prompt_weight,
+            copy_weight=copy_weight,
+            known=known,
+        )
+        for row in rows
     )
     return [example for example in examples if len(example.ids) <= max_tokens]
 
@@ -70,6 +78,7 @@ def train_base(
     replay: Path | None = None,
     replay_share: float = 0.15,
     prompt_weight: float = 0.1,
+    copy_weight: float = 2.0,
     max_tokens: int = 512,
     report: Report = print,
 ) -> list[dict[str, float]]:
@@ -87,6 +96,7 @@ def train_base(
         replay: rows of another kind, mixed in against forgetting.
         replay_share: how many of them, as a share of the other rows.
         prompt_weight: weight in the loss of everything that is not a reply.
+        copy_weight: weight of a reply's rare words, which must be copied from the prompt.
         max_tokens: longer conversations are left out.
         report: called with a line of text now and then.
 
@@ -105,16 +115,24 @@ def train_base(
     tokenizer, model = (
         _grown(parent, layers) if parent else _fresh(rows, shape or BaseShape(), work)
     )
+    planted = None if parent else plant_induction(model)
     tokenizer.save_pretrained(work)
     template = ChatTemplate(work)
     known = common_words(row.text for row in rows)
-    examples = make_examples(template, rows, prompt_weight=prompt_weight, max_tokens=max_tokens)
+    examples = make_examples(
+        template,
+        rows,
+        prompt_weight=prompt_weight,
+        copy_weight=copy_weight,
+        max_tokens=max_tokens,
+        known=known,
+    )
     if not examples:
         raise TrainingError(f"no row has at most {max_tokens} tokens")
     probes = make_examples(
         template, held_out, prompt_weight=0.0, max_tokens=max_tokens, known=known
     )
-    run = Run(model, config, work)
+    run = Run(model, config, work, planted)
     report(
         f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f}M parameters; {len(examples)} "
         f"rows, {sum(len(e.ids) for e in examples) / 1e6:.2f}M tokens, "
@@ -148,7 +166,6 @@ def _fresh(rows: Sequence[Row], shape: BaseShape, work: Path) -> tuple[Any, Any]
         heads=shape.heads,
         intermediate=shape.intermediate,
     )
-    plant_induction(model)
     return tokenizer, model
 
 

@@ -24,6 +24,7 @@ def encode(
     messages: Sequence[Message],
     *,
     prompt_weight: float = 0.0,
+    copy_weight: float = 1.0,
     known: frozenset[str] | None = None,
 ) -> Example:
     """One conversation as an example, its tokens exactly as the engine would make them.
@@ -32,6 +33,7 @@ def encode(
         template: the base's chat template.
         messages: a conversation; every assistant message is learned, its end token included.
         prompt_weight: weight of everything else in the loss.
+        copy_weight: weight of a reply's rare words that stand in the prompt (with `known`).
         known: common words; with them, rare words copied from the prompt are marked.
     """
     whole = [
@@ -50,7 +52,10 @@ def encode(
             number = int(span.kind)
             earlier = "\n".join(message.text for message in messages[:number])
             marked = copied_spans(messages[number].text, earlier, known)
-            copied[span.start : span.end] = _marks(template, ids[span.start : span.end], marked)
+            marks = _marks(template, ids[span.start : span.end], marked) if marked else []
+            for token, mark in enumerate(marks, span.start):
+                copied[token] = mark
+                weights[token] = copy_weight if mark else 1.0
     return Example(ids, weights, copied)
 
 

@@ -11,12 +11,15 @@ planted at the start, and training only has to polish them:
   the notes, in the slow rotary frequencies that distance hardly turns, and bring back what
   stood there, straight into the channels that the tied unembedding reads.
 
-Every other write into the residual stream starts at zero, so the circuit works undisturbed.
+Every other write into the residual stream starts at zero, so the circuit works undisturbed. It is
+delicate: held in place while the rest learns (`Planted`), it may be trained at several times the
+learning rate that would otherwise tear it apart.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -30,13 +33,43 @@ _COPY_GAIN = 3.0
 _SLOW = 0.02  # radians per token: slower rotary pairs count as position-free
 
 
+@dataclass(slots=True)
+class Planted:
+    """The weights of a circuit, to be held in place: parameters with masks, and their values."""
+
+    held: list[tuple[Tensor, Tensor, Tensor]] = field(default_factory=list)
+
+    def add(self, parameter: Tensor, *where: tuple[slice, ...]) -> None:
+        """Hold some parts of a parameter."""
+        mask = torch.zeros_like(parameter, dtype=torch.bool)
+        for part in where:
+            mask[part] = True
+        self.held.append((parameter, mask, parameter.detach()[mask].clone()))
+
+    @torch.no_grad()
+    def mask_gradients(self) -> None:
+        """Before an optimizer's step: nothing is to be learned here."""
+        for parameter, mask, _ in self.held:
+            if parameter.grad is not None:
+                parameter.grad[mask] = 0
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """After the step: take back what weight decay or momentum changed."""
+        for parameter, mask, values in self.held:
+            parameter[mask] = values
+
+
 @torch.no_grad()
-def plant_induction(model: Any) -> None:
+def plant_induction(model: Any) -> Planted:
     """Overwrite a fresh Llama-shaped model's first two layers with an induction circuit.
 
     Args:
         model: a randomly initialised causal language model with tied embeddings, at least two
             layers, four heads and 16 channels per head.
+
+    Returns:
+        The circuit, still free: its holder decides for how long it is held.
     """
     config = model.config
     hidden, heads = config.hidden_size, config.num_attention_heads
@@ -52,6 +85,25 @@ def plant_induction(model: Any) -> None:
     frequencies = model.model.rotary_emb.inv_freq.float()  # [size / 2], radians per token
     _look_back(model.model.layers[0].self_attn, frequencies, size, hidden)
     _match_and_copy(model.model.layers[1].self_attn, frequencies, size, hidden)
+    return _planted(model, size, slice(hidden - note, hidden))
+
+
+def _planted(model: Any, size: int, note: slice) -> Planted:
+    """All that the circuit is made of, and what must not write over its note."""
+    planted = Planted()
+    everything = slice(None)
+    planted.add(model.model.embed_tokens.weight, (everything, slice(0, 1)), (everything, note))
+    for layer, heads in zip(model.model.layers, (2, 4), strict=False):
+        rows = slice(0, heads * size)
+        attention = layer.self_attn
+        for projection in (attention.q_proj, attention.k_proj, attention.v_proj):
+            planted.add(projection.weight, (rows,))
+        planted.add(layer.input_layernorm.weight, (everything,))
+        first = layer is model.model.layers[0]
+        planted.add(attention.o_proj.weight, (everything, rows), *([(note,)] if first else []))
+        if first:
+            planted.add(layer.mlp.down_proj.weight, (note,))
+    return planted
 
 
 def _look_back(attention: Any, frequencies: Tensor, size: int, hidden: int) -> None:

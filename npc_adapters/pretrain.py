@@ -3,6 +3,9 @@
 Hidden matrices are trained by Muon (Jordan et al. 2024), embeddings and norms by AdamW; the
 learning rate warms up and then falls along a cosine, driven by tokens seen or by minutes spent,
 whichever is further on, so that a run on a busy machine still ends annealed and on time.
+
+A step's rows are shared among threads of one operator thread each: models of this size spend
+more time at the barriers inside an operator than two whole rows side by side ever wait.
 """
 
 from __future__ import annotations
@@ -12,6 +15,8 @@ import math
 import random
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +29,10 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from npc_adapters.errors import TrainingError
 from npc_adapters.examples import Batch, Example, batches, collate, repetitions
+from npc_adapters.induction import Planted
+
+# Groups of matrices that Muon works on side by side; fixed, since checkpoints number them.
+_MUON_SHARDS = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,12 +42,15 @@ class PretrainConfig:
     Attributes:
         tokens: tokens to train on, padding included.
         minutes: time limit; the learning rate reaches its end by then.
-        tokens_per_batch: tokens per optimizer step.
+        tokens_per_batch: tokens per optimizer step, all threads together.
+        threads: parts of a step computed side by side.
         lr: peak learning rate (Muon's updates are scaled to AdamW's size).
+        outer_lr: learning rate of embeddings and norms, as a share of the matrices'.
         warmup: share of the run spent warming up.
         floor: final learning rate as a share of the peak.
         copying: share of steps spent on repeated random tokens early in the run (see
             `copying_share`); 0 for none at all.
+        held: share of the run in which a planted circuit stays as it is.
         report_every: steps between reports.
         save_every_s: seconds between checkpoints.
     """
@@ -46,11 +58,14 @@ class PretrainConfig:
     tokens: int = 15_000_000
     minutes: float = 60.0
     tokens_per_batch: int = 3072
+    threads: int = 1
     lr: float = 7e-4
+    outer_lr: float = 1.0
     warmup: float = 0.04
     floor: float = 0.02
     weight_decay: float = 0.05
     copying: float = 0.3
+    held: float = 0.6
     report_every: int = 200
     save_every_s: float = 300.0
     seed: int = 1
@@ -152,15 +167,22 @@ def _runs(hits: list[bool], copied: list[bool]) -> Iterator[list[bool]]:
 
 
 def optimizers(model: Any, config: PretrainConfig) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices inside the layers, AdamW for everything else."""
+    """Muon for the matrices inside the layers (in shards), AdamW for everything else."""
     inner = [p for n, p in model.named_parameters() if p.ndim == 2 and ".layers." in n]
     chosen = {id(p) for p in inner}
     outer = [p for p in model.parameters() if id(p) not in chosen]
-    muon = torch.optim.Muon(
-        inner, lr=config.lr, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"
-    )
-    adamw = torch.optim.AdamW(outer, lr=config.lr, betas=(0.9, 0.95), weight_decay=0.0)
-    return [muon, adamw]
+    muons = [
+        torch.optim.Muon(
+            inner[shard::_MUON_SHARDS],
+            lr=config.lr,
+            weight_decay=config.weight_decay,
+            adjust_lr_fn="match_rms_adamw",
+        )
+        for shard in range(_MUON_SHARDS)
+    ]
+    group = {"params": outer, "share": config.outer_lr}
+    adamw = torch.optim.AdamW([group], lr=config.lr, betas=(0.9, 0.95), weight_decay=0.0)
+    return [*muons, adamw]
 
 
 def copying_share(config: PretrainConfig, progress: float) -> float:
@@ -181,11 +203,16 @@ def learning_rate(config: PretrainConfig, progress: float) -> float:
 class Run:
     """A training run: its model, optimizers and counters, which a checkpoint can restore."""
 
-    def __init__(self, model: Any, config: PretrainConfig, folder: Path) -> None:
+    def __init__(
+        self, model: Any, config: PretrainConfig, folder: Path, planted: Planted | None = None
+    ) -> None:
         self.model = model
         self.config = config
         self.folder = folder
+        self.planted = planted
+        self.parameters = list(model.parameters())
         self.optimizers = optimizers(model, config)
+        self.pool = ThreadPoolExecutor(config.threads)
         self.step = 0
         self.tokens = 0
         self.seconds = 0.0
@@ -197,22 +224,31 @@ class Run:
         by_time = self.seconds / (60 * self.config.minutes)
         return min(1.0, max(self.tokens / self.config.tokens, by_time))
 
-    def train_step(self, batch: Batch) -> float:
-        """One optimizer step; returns the loss."""
+    def train_step(self, parts: Sequence[Batch]) -> float:
+        """One optimizer step on some batches, each computed in a thread; returns the loss."""
         started = time.perf_counter()
         lr = learning_rate(self.config, self.progress)
-        loss, _ = loss_of(self.model, batch)
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        for optimizer in self.optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = lr
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+        whole = sum(_weight(part) for part in parts)
+        results = list(self.pool.map(lambda part: self._gradients(part, whole), parts))
+        for parameter, *gradients in zip(self.parameters, *(g for _, g in results), strict=True):
+            parameter.grad = torch.stack(gradients).sum(0) if len(parts) > 1 else gradients[0]
+        held = self.planted if self.progress < self.config.held else None
+        if held:
+            held.mask_gradients()
+        torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        list(self.pool.map(lambda optimizer: _update(optimizer, lr), self.optimizers))
+        if held:
+            held.restore()
         self.step += 1
-        self.tokens += batch.num_tokens
+        self.tokens += sum(part.num_tokens for part in parts)
         self.seconds += time.perf_counter() - started
-        return float(loss.detach())
+        return sum(loss for loss, _ in results)
+
+    def _gradients(self, part: Batch, whole: float) -> tuple[float, Sequence[Tensor]]:
+        """A part's share of the step's loss, and the gradients of all parameters."""
+        loss, _ = loss_of(self.model, part)
+        loss = loss * (_weight(part) / whole)
+        return float(loss.detach()), torch.autograd.grad(loss, self.parameters)
 
     def save(self) -> None:
         """Write everything needed to go on, the new state replacing the old one at the end."""
@@ -271,6 +307,29 @@ class Run:
         optimizer.load_state_dict(state)
 
 
+def _weight(batch: Batch) -> float:
+    """What a batch counts for in a loss."""
+    return float(batch.weights[:, 1:].sum())
+
+
+def _update(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group.get("share", 1.0)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+
+
+@contextmanager
+def _one_operator_thread() -> Iterator[None]:
+    """Threads of ours instead of threads inside every operator."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def _counters(path: Path) -> dict[str, Any]:
     from safetensors import safe_open
 
@@ -301,9 +360,22 @@ def pretrain(
     Returns:
         One dictionary per report: step, tokens, seconds, loss, and the probe's figures.
     """
+    with _one_operator_thread():
+        return _pretrain(run, train, valid, pad_id, num_special, report)
+
+
+def _pretrain(
+    run: Run,
+    train: Sequence[Example],
+    valid: Sequence[Example],
+    pad_id: int,
+    num_special: int,
+    report: Any,
+) -> list[dict[str, float]]:
     config, rng = run.config, random.Random(run.config.seed + run.step)
     vocab = range(num_special, run.model.config.vocab_size)
-    stream = batches(train, config.tokens_per_batch, pad_id, rng)
+    share = config.tokens_per_batch // config.threads
+    stream = batches(train, share, pad_id, rng)
     recent: list[float] = []
     recall: list[float] = []
     saved_at, since, tokens_since = run.seconds, time.perf_counter(), run.tokens
@@ -311,10 +383,10 @@ def pretrain(
     while run.progress < 1:
         if rng.random() < copying_share(config, run.progress):
             length = rng.choice((64, 128, 256))
-            batch = repetitions(config.tokens_per_batch, vocab, length, rng)
-            recall.append(run.train_step(batch))
+            parts = [repetitions(share, vocab, length, rng) for _ in range(config.threads)]
+            recall.append(run.train_step(parts))
         else:
-            recent.append(run.train_step(next(stream)))
+            recent.append(run.train_step([next(stream) for _ in range(config.threads)]))
         if run.step % config.report_every == 0 or run.progress >= 1:
             speed = (run.tokens - tokens_since) / (time.perf_counter() - since)
             figures = asdict(probe(run.model, valid, pad_id, config.tokens_per_batch))

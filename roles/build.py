@@ -13,10 +13,13 @@ A step whose result exists is left out unless `fresh`; a killed step goes on whe
 
 from __future__ import annotations
 
+import os
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -30,8 +33,9 @@ from roles.corpus import write_corpus
 from roles.world import DIRECTOR, World
 
 WORK = Path("runs/build")
-# Shares of the time that all trainings may take, measured on 4 cores.
-_NPC_BASE_SHARE, _WORLD_SHARE, _DIRECTOR_BASE_SHARE = 0.4, 0.2, 0.12
+# Shares of the time that all trainings may take, measured on 4 cores; adapters and students
+# take the rest.
+_NPC_BASE_SHARE, _WORLD_SHARE, _DIRECTOR_BASE_SHARE = 0.38, 0.16, 0.14
 DIRECTOR_LAYERS = 10
 NPC_ADAPTER = TrainConfig(epochs=1, max_rows=300, batch_size=4, lr=2e-3, dropout=0.0)
 DIRECTOR_ADAPTER = TrainConfig(
@@ -52,7 +56,7 @@ def build_world(
     world: World,
     *,
     corpus: Path,
-    minutes: float = 120,
+    minutes: float = 80,
     fresh: bool = False,
     only: Sequence[str] = (),
     console: Console | None = None,
@@ -140,25 +144,53 @@ def _write_corpus(world: World, corpus: Path, console: Console) -> None:
         console.print(f"{file.path}: {file.num_rows} rows, {file.num_characters / 1e6:.1f}M chars")
 
 
+def _config(
+    minutes: float, *, lr: float, outer_lr: float = 1.0, copying: float = 0.0
+) -> PretrainConfig:
+    """As many tokens as the minutes allow, on every core that this process may use."""
+    threads = num_cores()
+    return PretrainConfig(
+        tokens=1_000_000_000,
+        minutes=minutes,
+        tokens_per_batch=2048 * threads,
+        threads=threads,
+        lr=lr,
+        outer_lr=outer_lr,
+        copying=copying,
+        held=1.0,
+        report_every=100,
+    )
+
+
+def _train_base(*, work: Path, **rest: Any) -> None:
+    """Train a base; its checkpoints go once it is there, so that the next build begins anew."""
+    train_base(work=work, **rest)
+    shutil.rmtree(work)
+
+
+def num_cores() -> int:
+    """Processor cores that this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)  # not on macOS
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
 def _train_npc_base(world: World, corpus: Path, minutes: float, console: Console) -> None:
     """Layered: invented characters first, then all of this world's, in the same weights."""
     work = WORK / world.root.name
-    train_base(
+    _train_base(
         train=[corpus / "base.train.jsonl"],
         valid=[corpus / "base.valid.jsonl"],
         out=work / "npc-general",
         work=work / "npc-general.work",
-        config=PretrainConfig(tokens=40_000_000, minutes=minutes * _NPC_BASE_SHARE),
+        config=_config(minutes * _NPC_BASE_SHARE, lr=1.5e-3, outer_lr=0.4, copying=0.2),
         report=console.print,
     )
-    train_base(
+    _train_base(
         train=[corpus / f"npc-{npc}.train.jsonl" for npc in world.npcs],
         valid=[corpus / f"npc-{npc}.valid.jsonl" for npc in world.npcs],
         out=world.root / "models" / "npc-base",
         work=work / "npc-base.work",
-        config=PretrainConfig(
-            tokens=20_000_000, minutes=minutes * _WORLD_SHARE, lr=6e-4, copying=0.0
-        ),
+        config=_config(minutes * _WORLD_SHARE, lr=6e-4),
         parent=work / "npc-general",
         replay=corpus / "base.train.jsonl",
         max_tokens=576,
@@ -167,14 +199,12 @@ def _train_npc_base(world: World, corpus: Path, minutes: float, console: Console
 
 
 def _train_director_base(world: World, corpus: Path, minutes: float, console: Console) -> None:
-    train_base(
+    _train_base(
         train=[corpus / "director.train.jsonl"],
         valid=[corpus / "director.valid.jsonl"],
         out=world.root / "models" / "director-base",
-        work=WORK / world.root.name / "director-base",
-        config=PretrainConfig(
-            tokens=10_000_000, minutes=minutes * _DIRECTOR_BASE_SHARE, lr=5e-4, copying=0.0
-        ),
+        work=WORK / world.root.name / "director-base.work",
+        config=_config(minutes * _DIRECTOR_BASE_SHARE, lr=5e-4),
         parent=WORK / world.root.name / "npc-general",
         layers=DIRECTOR_LAYERS,
         replay=corpus / "base.train.jsonl",

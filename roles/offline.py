@@ -288,7 +288,7 @@ def diff(first: str, second: str, world: _World = STARTER) -> None:
 
 def build(
     world: Annotated[str, typer.Argument(help="a world's folder, or one that ships")] = STARTER,
-    minutes: Annotated[float, typer.Option(help="about how long all trainings may take")] = 120,
+    minutes: Annotated[float, typer.Option(help="about how long all trainings may take")] = 80,
     fresh: Annotated[bool, typer.Option(help="also redo what is there already")] = False,
     only: Annotated[str, typer.Option(help="steps, comma-separated")] = "",
     corpus: _Corpus = CORPUS,

@@ -74,14 +74,24 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> None
     batch = repetitions(512, range(5, 300), 64, random.Random(0))
     config = PretrainConfig()
     straight = Run(small_base(), config, tmp_path)
-    straight.train_step(batch)
+    straight.train_step([batch])
     straight.save()
     resumed = Run(small_base(), config, tmp_path)
     assert resumed.resume()
     assert (resumed.step, resumed.tokens) == (1, batch.num_tokens)
     resumed.seconds = straight.seconds
-    assert resumed.train_step(batch) == straight.train_step(batch)
+    assert resumed.train_step([batch]) == straight.train_step([batch])
     for a, b in zip(straight.model.parameters(), resumed.model.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_threads_share_a_step_without_changing_it(tmp_path: Path) -> None:
+    parts = [repetitions(256, range(5, 300), 64, random.Random(i)) for i in range(3)]
+    alone, shared = (
+        Run(small_base(), PretrainConfig(threads=threads), tmp_path) for threads in (1, 3)
+    )
+    assert alone.train_step(parts) == shared.train_step(parts)
+    for a, b in zip(alone.model.parameters(), shared.model.parameters(), strict=True):
         assert torch.equal(a, b)
 
 
