@@ -12,7 +12,8 @@ from typing import Literal
 from engine.errors import RequestError
 
 Role = Literal["system", "user", "assistant"]
-FinishReason = Literal["stop", "length", "cancelled", "expired", "error"]
+# "busy": nothing was started, for want of room; it may be sent again in a moment.
+FinishReason = Literal["stop", "length", "cancelled", "expired", "error", "busy"]
 ConstraintKind = Literal["json_schema", "regex", "choice", "lark"]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -87,6 +88,12 @@ MakeBackend = Callable[[Tier, TierTable, EngineConfig, str], Backend]
 
 def make_backend(tier: Tier, table: TierTable, config: EngineConfig, factory: str) -> Backend:
     """The backend that a tier's table asks for."""
+    if (server := table.server) is not None:
+        from cluster.openai import OpenAIBackend, ServerConfig
+
+        key = os.environ.get(server.key_env, "") if server.key_env else ""
+        told = server.model_dump(exclude={"key_env"})
+        return OpenAIBackend(ServerConfig(base=config.base, key=key, **told))
     kind = InlineBackend if table.backend == "inline" else SubprocessBackend
     return kind(config, factory)
 
@@ -191,8 +198,9 @@ def adapters_of(world: World, tier: Tier) -> Iterator[tuple[str, Path]]:
         yield DIRECTOR, (world.root / adapter).resolve()
     if tier == "npc":
         for npc in world.npcs:
-            if folder := world.npc_adapter(npc):
-                yield npc, folder
+            # A server of its own may hold it under the character's id.
+            if (folder := world.npc_adapter(npc)) or world.spec.tiers.npc.server:
+                yield npc, folder or world.root / "models" / "adapters" / npc
         for name, book in world.books.items():
             if book.adapter:
                 yield name, (world.root / book.adapter).resolve()

@@ -7,6 +7,7 @@ RolesError
 ├── GrammarError       a writer's grammar file cannot be read or expanded
 ├── LineNotFoundError  no such line is kept
 ├── RestoredError      the game was restored under a line being spoken
+├── BusyError          an engine has no room for another line now
 ├── HushedError        the game has silenced the scene
 ├── AdapterRefusedError  an adapter was not loaded, promoted or rolled back
 ├── MemoryNotFoundError  nobody remembers that
@@ -77,6 +78,10 @@ class LineNotFoundError(RolesError):
 
 class RestoredError(RolesError):
     """The game was restored under a line being spoken."""
+
+
+class BusyError(RolesError):
+    """An engine has no room for another line now; nothing was said."""
 
 
 class HushedError(RolesError):

@@ -32,7 +32,9 @@ _CODES: dict[type[errors.RolesError], Code] = {
     errors.WorldError: Code.BAD_REQUEST,
     errors.AdapterRefusedError: Code.CONFLICT,
     errors.RestoredError: Code.CANCELLED,
+    errors.BusyError: Code.BUSY,
 }
+_BUSY_RETRY_MS = 500  # about a line's length at talking pace: then a row is free again
 
 
 class Spoken(Protocol):
@@ -76,7 +78,8 @@ async def answer(house: House, request: Request) -> AsyncGenerator[Body, None]:
     except errors.RolesError as error:
         code = _CODES.get(type(error), Code.FAILED)
         field = "agent" if code == Code.UNKNOWN_AGENT else None
-        raise Refusal(code, str(error), field=field) from error
+        retry_ms = _BUSY_RETRY_MS if code == Code.BUSY else None
+        raise Refusal(code, str(error), field=field, retry_ms=retry_ms) from error
 
 
 class Manager:

@@ -43,6 +43,22 @@ class Sampling(Table):
         return base.model_copy(update=self.model_dump(exclude_none=True))
 
 
+class Server(Table):
+    """Somebody else's server for a tier (`backend = "openai"`), see docs/cluster.md.
+
+    Attributes:
+        url: up to and with the version.
+        model: what it calls the base; adapters go by their characters' ids.
+        dialect: whose words it knows beyond OpenAI's: "openai" (none), "vllm", "llama.cpp", "tgi".
+        key_env: environment variable that holds its key.
+    """
+
+    url: Words = Field(pattern=r"^https?://", examples=['url = "http://127.0.0.1:8000/v1"'])
+    model: Words = Field(examples=['model = "npc-base"'])
+    dialect: Literal["openai", "vllm", "llama.cpp", "tgi"] = "openai"
+    key_env: str = ""
+
+
 class Tier(Table):
     """One engine: a model, and what it may use of the player's machine.
 
@@ -52,6 +68,7 @@ class Tier(Table):
         adapter: PEFT folder for every line of this tier (director); characters have their own.
         quantization: "none" is fp32; "auto" is int8 on a CPU and bf16 on a GPU.
         nf4_rounded: the adapter was trained over nf4 weights; serve what it was trained on.
+        backend: where it runs: a process of its own, this process, or somebody's server.
         threads: CPU threads of its process.
         slots: adapters (for books: students) in memory, ready to run.
         context: longest prompt with its reply, in tokens.
@@ -63,7 +80,8 @@ class Tier(Table):
     adapter: str | None = Field(default=None, examples=['adapter = "models/adapters/director"'])
     quantization: Quantization = Field(default="auto", examples=['quantization = "int8"'])
     nf4_rounded: bool = False
-    backend: Literal["subprocess", "inline"] = "subprocess"
+    backend: Literal["subprocess", "inline", "openai"] = "subprocess"
+    server: Server | None = None
     threads: int = Field(default=2, ge=1, le=256, examples=["threads = 2"])
     slots: int = Field(default=8, ge=1, le=4096, examples=["slots = 8"])
     max_rank: int = Field(default=16, ge=1, le=1024, examples=["max_rank = 16"])
@@ -71,6 +89,12 @@ class Tier(Table):
     memory_mb: int = Field(default=256, ge=1, examples=["memory_mb = 256"])
     deadline_ms: int = Field(default=8000, ge=1, examples=["deadline_ms = 8000"])
     sampling: Sampling = Sampling()
+
+    @model_validator(mode="after")
+    def _server_is_told(self) -> Tier:
+        if (self.backend == "openai") != (self.server is not None):
+            raise ValueError('backend = "openai" and a `server` table (url, model) go together')
+        return self
 
 
 class Tiers(Table):

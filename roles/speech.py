@@ -12,6 +12,7 @@ from engine.backend import Backend
 from engine.errors import EngineError
 from engine.requests import Delta, Event, GenerationRequest, Started
 from roles.engines import Engine
+from roles.errors import BusyError
 from roles.line import Line
 from roles.reply import ReplyReader
 
@@ -46,6 +47,9 @@ async def speak(
 
     Fills in the line as it goes. If nothing was spoken, `line.cause` says why and it is the
     caller's to find other words; if the line broke off, what was spoken stands.
+
+    Raises:
+        BusyError: the engine has no room for another line now.
     """
     if line.cause:  # why it can't be spoken is known already
         return
@@ -84,6 +88,9 @@ async def _listen(
             line.finished = event
     if speech := reader.finish():
         yield speech
+    if line.finished is not None and line.finished.reason == "busy":
+        line.cause = line.finished.error or f"the {engine.tier} engine is full"
+        raise BusyError(line.cause)
     if line.finished is not None and line.finished.reason not in ("stop", "length"):
         line.cause = line.finished.error or f"the engine ended it: {line.finished.reason}"
 

@@ -145,7 +145,7 @@ class World:
         tiers = self.spec.tiers
         for tier in ("director", "npc", "book"):
             spec = getattr(tiers, tier)
-            if spec is None:
+            if spec is None or spec.server is not None:
                 continue
             if not Path(self.model_path(spec.base)).is_dir() and not is_hub_id(spec.base):
                 remedy = "train it with `biblioteca build`, or name a folder or hub id"
