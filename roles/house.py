@@ -7,13 +7,14 @@ import contextlib
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from engine.errors import EngineError
 from protocol import messages as wire
 from protocol import telemetry
 from roles.book import BookOnShelf
 from roles.engines import Engine, Engines
-from roles.errors import AgentError, RestoredError
+from roles.errors import AgentError, RestoredError, SaveError
 from roles.line import Line, Transcript
 from roles.npc import Character
 from roles.playthrough import Playthrough
@@ -90,6 +91,19 @@ class House:
             return self.engines["npc"]
         return self.engines.get(tier)
 
+    @property
+    def folder(self) -> Path:
+        """Where the running game is kept. Raises: SaveError if in memory only."""
+        if self.store.path is None:
+            raise SaveError("this game is kept in memory only; serve it with a state folder")
+        return self.store.path.parent
+
+    @property
+    def blends(self) -> dict[str, dict[str, float]]:
+        """Adapters mixed in this game, by name: the share of each part."""
+        found: dict[str, dict[str, float]] = self.store.get("blends", {})
+        return found
+
     def patience_ms(self, engine: Engine) -> float:
         """How long the first word of a line on this engine may take, in milliseconds."""
         return engine.table.deadline_ms if self.deadline_ms is None else self.deadline_ms
@@ -110,6 +124,10 @@ class House:
     async def silence(self, agents: Collection[str]) -> None:
         """Stop what these characters are saying; what was spoken stands."""
         await self._stop(lambda line: line.agent in agents)
+
+    async def cut(self, line: Line) -> None:
+        """Stop one line where it is; what was spoken stands."""
+        await self._stop(lambda one: one is line)
 
     async def _stop(self, wanted: Callable[[Line], bool]) -> None:
         for line, engine in list(self._speaking.values()):

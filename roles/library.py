@@ -9,15 +9,18 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from engine.errors import EngineError
 from engine.requests import AdapterInfo
 from protocol import administration as admin
 from protocol import telemetry
+from roles.blends import adapter_folder, mixed, serves
 from roles.engines import Engine
 from roles.errors import AdapterRefusedError, LineError
 from roles.house import House
+from roles.problems import nearest
 from roles.world import DIRECTOR
 
 
@@ -38,7 +41,7 @@ async def adapters(house: House, body: admin.AdaptersRequest) -> admin.AdaptersR
     if body.op == "unload":
         return await _unload(house, engine, name)
     if body.op == "blend":
-        raise LineError("blend with `biblioteca adapters blend`, then load the result by its name")
+        return await _blend(house, engine, name, body.weights)
     pinned = {"pin": True, "unpin": False}.get(body.op)
     return await _load(house, engine, name, pinned)
 
@@ -48,8 +51,7 @@ async def _load(
 ) -> admin.AdaptersReply:
     """Read an adapter's folder (again); lines being spoken end on the old version."""
     known = engine.adapters.get(name)
-    folder = house.world.root / "models" / "adapters" / name
-    path = Path(known.path) if known is not None else folder
+    path = adapter_folder(house, engine, name)
     keep = known.pinned if known is not None and pinned is None else bool(pinned)
     try:
         await engine.serve(name, path, pinned=keep)
@@ -77,13 +79,35 @@ async def _swap(house: House, body: admin.AdaptersRequest) -> admin.AdaptersRepl
     if body.agent is None or body.name is None:
         raise LineError("adapters swap needs an agent and the name of an adapter")
     character, engine = house.character(body.agent), house.engines["npc"]
-    if body.name not in engine.adapters:
-        await _load(house, engine, body.name, None)
+    if not await serves(house, engine, body.name):
+        await _load(house, engine, body.name, None)  # says why it can't
     character.part.adapter = "" if body.name == body.agent else body.name
     character.keep()
     shown = _info(house, engine, engine.adapters[body.name])
     _tell(house, shown, f"swapped for {body.agent}")
     return admin.AdaptersReply(adapters=[shown])
+
+
+async def _blend(
+    house: House, engine: Engine, name: str, weights: Mapping[str, float]
+) -> admin.AdaptersReply:
+    """Mix adapters into one more, which belongs to the game, and so to its saves."""
+    if name in house.world.agents:
+        raise LineError(f"{name!r} is an agent's own adapter; give the blend another name")
+    old = house.blends
+    recipe = mixed(old, {part: weight for part, weight in weights.items() if weight})
+    for part in recipe or [""]:
+        if part not in engine.adapters or part == name:
+            known = [one for one in engine.adapters if one != name]
+            raise LineError(
+                f"blends need adapters in `weights`, not {part!r}; {nearest(part, known)}"
+            )
+    house.store.set("blends", {**old, name: recipe})
+    try:
+        return await _load(house, engine, name, None)
+    except AdapterRefusedError:
+        house.store.set("blends", old)
+        raise
 
 
 async def _listed(house: House, engine: Engine) -> list[admin.AdapterInfo]:

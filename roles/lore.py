@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import re
 import sqlite3
+from collections import Counter
 from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,16 @@ _HEADING = re.compile(r"^##\s+(?P<id>.+?)\s*$")
 _SETTING = re.compile(r"^(?P<key>[a-z_]+):\s*(?P<value>.*)$")
 _ID = re.compile(r"^[a-z][a-z0-9_]*$")
 _KEYS = {"know", "after"}
+_COMMON = 0.1  # of the facts: a word in more of them says too little to bring one up alone
+# Words of small talk: alone they never mean a fact, however rare they are in the lore.
+_SMALL_TALK = frozenset(
+    """
+    again always bad call called cold come day ever evening fine friend glad go good goodbye
+    happy hello help here hour leave left like long look love mean mind morning name need never
+    new nice night old place quiet rest see sit something sorry stay story talk thank thanks
+    think time tired tonight understand very wait want way well work yes
+    """.split()  # noqa: SIM905 - a list of so many quoted words reads worse
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,21 +85,35 @@ class Lore:
     def relevant(
         self, said: str, scopes: Set[str], happened: Set[str], limit: int | None = None
     ) -> list[Fact]:
-        """Facts that share words with what is said and may be known, best first.
+        """Facts that what is said may mean and that may be known, best first.
+
+        A fact is meant by two of its words, or by one that few other facts have.
 
         Args:
             limit: the most to return; None for all.
         """
         terms = content_words(said)
-        if not terms:
+        meant = self._meant(terms)
+        if not meant:
             return []
         rows = self._database.execute(
             "SELECT rowid FROM words WHERE words MATCH ? ORDER BY bm25(words), rowid",
             (" OR ".join(f'"{term}"' for term in terms),),
         )
-        found = [self._facts[row] for (row,) in rows]
+        found = [self._facts[row] for (row,) in rows if row in meant]
         found = [fact for fact in found if fact.known_to(scopes, happened)]
         return found[:limit]
+
+    def _meant(self, terms: Iterable[str]) -> set[int]:
+        """Facts (by row) that share two words with these, or one that tells."""
+        few = max(len(self._facts) * _COMMON, 2)
+        shared: Counter[int] = Counter()
+        for term in terms:
+            query = "SELECT rowid FROM words WHERE words MATCH ?"
+            rows = [row for (row,) in self._database.execute(query, (f'"{term}"',))]
+            tells = len(rows) <= few and term not in _SMALL_TALK
+            shared.update(dict.fromkeys(rows, 2 if tells else 1))
+        return {row for row, weight in shared.items() if weight >= 2}
 
     def close(self) -> None:
         """Free the index."""

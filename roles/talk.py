@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from engine.requests import Message
 from protocol import messages as wire
+from roles.blends import serves
 from roles.budget import LEVELS
 from roles.engines import Engine
 from roles.errors import HushedError, LineError
@@ -21,11 +22,12 @@ from roles.prompt import turn
 from roles.reply import ReplyReader
 from roles.speech import Deadlines, obstacle, speak
 from roles.summary import summarise
-from roles.voice import Echo, Voice
+from roles.voice import LOOPED, Echo, Loop, Voice
 
 _RETRIES = 2
 _RETRY_TEMPERATURE = 0.9
 OFFSTAGE = "the character is offstage"
+REPEATED = "the model said a line of a moment ago, word for word"
 
 
 class Talk:
@@ -93,34 +95,47 @@ class Talk:
             raise HushedError(f"{self.body.agent} is in a hushed scene; lift the hush first")
 
     async def _speak(self, deadlines: Deadlines) -> AsyncGenerator[str, None]:
-        """Speak; what was said word for word before is tried again, unheard, with other seeds."""
+        """Speak; what nobody needs to hear is tried again, unheard, with other seeds."""
         for attempt in range(1 + _RETRIES):
             echo = Echo(() if self.body.ephemeral else self.play.recent)
             voice = Voice(self.house.world.spec.text, self.character.spec.name)
+            loop = Loop()
             with self.house.speaking(self.line, self.engine):
                 speech = speak(self.engine, self.line, self.reader, deadlines)
                 async with aclosing(speech) as pieces:
                     async for piece in pieces:
-                        if shown := voice.feed(echo.feed(piece)):
+                        if shown := voice.feed(echo.feed(loop.feed(piece))):
                             yield shown
-            if not echo.repeats or self.line.cause:
+                        if loop.found:
+                            await self.house.cut(self.line)
+            if not (fault := self._fault(echo, loop)):
                 break
-            if attempt == _RETRIES:
-                self.line.cause = "every attempt was a line of a moment ago, word for word"
+            if self.line.text or attempt == _RETRIES:
+                self.line.cause = fault
                 break
-            self._try_again(attempt + 1)
-        if shown := voice.feed(echo.finish()) + voice.finish():
-            yield shown
+            self._try_again(attempt + 1, fault)
+        rest = voice.feed(echo.feed(loop.finish()) + echo.finish()) + voice.finish()
+        if loop.found and (self.line.text + rest)[-1:].isalnum():
+            rest += "..."
+        if rest:
+            yield rest
 
-    def _try_again(self, attempt: int) -> None:
+    def _fault(self, echo: Echo, loop: Loop) -> str:
+        """What is wrong with the words that came, or "" where they may stand."""
+        if loop.found:
+            return LOOPED
+        return REPEATED if echo.repeats and not self.line.cause else ""
+
+    def _try_again(self, attempt: int, fault: str) -> None:
         """Set the line up for another attempt; the player has heard nothing of the last one."""
         line, sampling = self.line, self.line.sampling
-        line.routing.append("said word for word a moment ago: tried again with another seed")
+        line.routing.append(f"tried again with another seed: {fault}")
         temperature = max(sampling.temperature, _RETRY_TEMPERATURE)
         seed = (sampling.seed + attempt) % wire.MAX_INTEGER
         line.sampling = replace(sampling, seed=seed, temperature=temperature)
         line.key = f"{line.key}.{attempt}"
         line.started = line.finished = None
+        line.cause = ""
         line.deltas.clear()
         self.reader = ReplyReader()
 
@@ -139,7 +154,7 @@ class Talk:
             return OFFSTAGE
         cause = await obstacle(self.engine, deadlines)
         if not cause:
-            self.line.routing.append(self._choose_adapter())
+            self.line.routing.append(await self._choose_adapter())
         return cause
 
     def _tell_director(self) -> None:
@@ -148,17 +163,21 @@ class Talk:
         name = self.character.spec.name
         self.play.director.note(f"{speaker} said to {name}, who is elsewhere: {self.body.text}")
 
-    def _choose_adapter(self) -> str:
+    async def _choose_adapter(self) -> str:
         """Pick the adapter, and say why."""
-        name = self.body.adapter or self.character.part.adapter or self.body.agent
-        if self.body.adapter is not None and name not in self.engine.adapters:
-            raise LineError(f"the {self.engine.tier} engine has no adapter {name!r}")
-        if name in self.engine.adapters and self.engine.tier == "npc":
-            self.line.adapter = self.engine.use(name)
-            version = self.line.adapter.version
-            return f"adapter {name} version {version} on the {self.engine.tier} engine"
-        why = self.engine.refused.get(name, "none is loaded")
-        return f"the bare base of the {self.engine.tier} engine, no adapter: {why}"
+        engine, own = self.engine, self.body.agent
+        wanted = self.body.adapter or (self.character.part.adapter if engine.tier == "npc" else "")
+        if wanted and not await serves(self.house, engine, wanted):
+            if self.body.adapter is not None:
+                raise LineError(f"the {engine.tier} engine has no adapter {wanted!r}")
+            self.line.routing.append(f"adapter {wanted} can't be had; {own}'s own instead")
+            wanted = ""
+        name = wanted or own
+        if name in engine.adapters and engine.tier == "npc":
+            self.line.adapter = engine.use(name)
+            return f"adapter {name} version {self.line.adapter.version} on the npc engine"
+        why = engine.refused.get(name, "none is loaded")
+        return f"the bare base of the {engine.tier} engine, no adapter: {why}"
 
     def _compose(self) -> Message:
         """Set the line's prompt and sampling; returns the message that is new in it."""

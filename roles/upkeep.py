@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Any
 
 from protocol import administration as admin
@@ -13,7 +12,8 @@ from protocol import messages as wire
 from protocol import play as game
 from protocol import telemetry
 from protocol.messages import Body
-from roles.errors import LineError, SaveError
+from roles.blends import serves
+from roles.errors import LineError
 from roles.house import House
 from roles.memory import Memory
 from roles.saves import Saves
@@ -105,6 +105,8 @@ async def restore(house: House, body: game.RestoreRequest) -> game.SavesReply:
     wanted = saves.about(body.slot).get("adapters", {})
     info = saves.restore(house.store, body.slot)
     await house.reopen()
+    for blend in house.blends:
+        await serves(house, house.engines["npc"], blend)
     have = {name: one.digest for engine in house.engines for name, one in engine.adapters.items()}
     changed = sorted(name for name, digest in wanted.items() if have.get(name) != digest)
     if changed:
@@ -134,7 +136,7 @@ async def feedback(house: House, body: game.FeedbackRequest) -> wire.Ok:
         "rewrite": body.text,
         "adapter": line.adapter.digest if line.adapter else "",
     }
-    with (_folder(house) / "feedback.jsonl").open("a", encoding="utf-8") as file:
+    with (house.folder / "feedback.jsonl").open("a", encoding="utf-8") as file:
         file.write(json.dumps(entry, ensure_ascii=False) + "\n")
     return wire.Ok()
 
@@ -151,15 +153,8 @@ def _info(one: Memory) -> admin.MemoryInfo:
     )
 
 
-def _folder(house: House) -> Path:
-    """Where the running game is kept."""
-    if house.store.path is None:
-        raise SaveError("this game is kept in memory only; serve it with a state folder")
-    return house.store.path.parent
-
-
 def _saves(house: House) -> Saves:
-    return Saves(_folder(house) / "saves")
+    return Saves(house.folder / "saves")
 
 
 ANSWERS: dict[str, Callable[[House, Any], Awaitable[Body]]] = {

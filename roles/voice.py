@@ -2,14 +2,14 @@
 
 Three small filters, each taking pieces and giving pieces back: `Voice` cleans them for the
 game's font and cuts them for speech synthesis, `Echo` holds back what was said word for word
-before until it differs.
+before until it differs, `Loop` ends a line that has begun to go round in circles.
 """
 
 from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from roles.schema import TextTable
@@ -29,6 +29,12 @@ _TYPOGRAPHY = str.maketrans(
     }
 )
 _LAST_CODE = {"any": 0x10FFFF, "latin": 0x17F, "ascii": 0x7F}
+LOOPED = "the model began to say one phrase over and over"
+_WORD = re.compile(r"\w+")
+_PART = re.compile(r"\w+|\W+")
+_LONGEST_PHRASE = 24  # words; a longer loop is caught by the reply's own limit
+# How many times a phrase of so many words may come in a row; a longer one, once.
+_TIMES = {1: 5, 2: 3, 3: 2, 4: 2}
 _SENTENCE = re.compile(r".+?[.!?\u2026]+[\"'\u2019\u201d)]*(?=\s)\s*", re.DOTALL)
 
 
@@ -108,6 +114,63 @@ class Echo:
     def repeats(self) -> bool:
         """Whether the whole line was said before."""
         return self._text in self.said
+
+
+@dataclass(slots=True)
+class Loop:
+    """Finds a line that says one phrase over and over, as small models do, and ends it.
+
+    Words that repeat those before them are held back until something new comes. When they
+    have become a loop, nothing of it has been shown but its first round.
+
+    Attributes:
+        found: the line goes round in circles; there is no use in feeding more of it.
+    """
+
+    found: bool = False
+    _text: str = ""
+    _num_shown: int = 0
+
+    def feed(self, piece: str) -> str:
+        """Take a piece; returns what may be shown now."""
+        shown = ""
+        for part in _PART.findall(piece):
+            if not self.found:
+                self._text += part
+                shown += self._show(self._new_until())
+        return shown
+
+    def finish(self) -> str:
+        """The line is over; returns the rest, without a loop's rounds."""
+        return "" if self.found else self._show(len(self._text))
+
+    def _show(self, end: int) -> str:
+        shown = self._text[self._num_shown : end]
+        self._num_shown = max(self._num_shown, end)
+        return shown
+
+    def _new_until(self) -> int:
+        """Where the words begin that repeat those before them; notes a loop."""
+        matches = list(_WORD.finditer(self._text))
+        words = [match[0].lower() for match in matches]
+        growing = bool(matches) and matches[-1].end() == len(self._text)
+        longest = 0
+        for period in range(1, min(_LONGEST_PHRASE, len(words) - 1) + 1):
+            repeated = _repeated(words, period)
+            whole = repeated - growing  # the last word may become another one yet
+            self.found |= whole >= period * _TIMES.get(period, 1)
+            longest = max(longest, repeated)
+        return matches[-longest - 1].end() if longest else len(self._text.rstrip())
+
+
+def _repeated(words: Sequence[str], period: int) -> int:
+    """How many words at the end are those of `period` words before; the last may be unfinished."""
+    if not words[-1 - period].startswith(words[-1]):
+        return 0
+    count = 1
+    while count + period < len(words) and words[-1 - count] == words[-1 - count - period]:
+        count += 1
+    return count
 
 
 def clean(text: str, font: str) -> str:

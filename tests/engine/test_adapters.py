@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,22 @@ def test_blend_is_the_exact_weighted_sum(
     assert run(engine, [request("1", adapter="both")])["1"]
 
 
+def test_a_blend_rounded_to_a_rank_is_the_nearest_of_that_rank(
+    adapters: list[Path], tmp_path: Path
+) -> None:
+    parts = [{"path": str(adapters[0]), "weight": 0.7}, {"path": str(adapters[3]), "weight": 0.4}]
+    (tmp_path / "blend.json").write_text(json.dumps({"parts": parts}))
+    exact = read_adapter(tmp_path)
+    (tmp_path / "blend.json").write_text(json.dumps({"parts": parts, "rank": 3}))
+    rounded = read_adapter(tmp_path)
+    assert rounded.rank == 3 < exact.rank
+    assert rounded.digest != exact.digest
+    for name, (a, b) in rounded.factors.items():
+        full_a, full_b = exact.factors[name]
+        u, s, vh = torch.linalg.svd(full_b @ full_a, full_matrices=False)
+        torch.testing.assert_close(b @ a, (u[:, :3] * s[:3]) @ vh[:3], atol=1e-5, rtol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [
@@ -113,6 +130,33 @@ def test_pickles_and_damaged_files_are_refused(adapters: list[Path], tmp_path: P
     (tmp_path / "adapter_model.safetensors").write_bytes(b"\x10 not tensors")
     with pytest.raises(AdapterError, match="damaged"):
         read_adapter(tmp_path)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_refused(
+    adapters: list[Path], tmp_path: Path, value: float
+) -> None:
+    shutil.copytree(adapters[0], tmp_path, dirs_exist_ok=True)
+    tensors = load_file(tmp_path / "adapter_model.safetensors")
+    next(iter(tensors.values()))[0, 0] = value
+    save_file(tensors, tmp_path / "adapter_model.safetensors")
+    with pytest.raises(AdapterError, match="NaN or infinite"):
+        read_adapter(tmp_path)
+
+
+def test_weights_that_are_not_the_cards_are_refused(
+    make_engine: Callable[..., Engine], adapters: list[Path], tmp_path: Path
+) -> None:
+    shutil.copytree(adapters[0], tmp_path, dirs_exist_ok=True)
+    digest = read_adapter(tmp_path).digest
+    (tmp_path / "card.json").write_text(json.dumps({"digest": digest}))
+    assert make_engine().read_adapter(str(tmp_path)).digest == digest
+    file = tmp_path / "adapter_model.safetensors"
+    weights = bytearray(file.read_bytes())
+    weights[-1] ^= 1  # one bit
+    file.write_bytes(weights)
+    with pytest.raises(AdapterError, match="damaged"):
+        make_engine().read_adapter(str(tmp_path))
 
 
 def test_rank_over_the_slots_is_refused(

@@ -1,15 +1,18 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from protocol import administration as admin
+from protocol import play
 from protocol.errors import Refusal
 from roles.manager import Manager
 from tests.roles.test_manager import ask, say
+from tests.roles.test_saves import hosted
 from tests.tiny_models import tiny_adapter
 
 
@@ -64,3 +67,81 @@ async def test_a_failed_load_leaves_the_old_adapter_speaking(
     assert (await say(manager, "Hello?")).adapter is not None
     failed = [info for info in await adapters(manager) if info.error]
     assert [info.name for info in failed] == ["nobody"]
+
+
+@pytest.fixture
+async def kept(world_folder: Path, tmp_path: Path) -> AsyncIterator[Manager]:
+    """A manager whose game is kept in tmp_path/state."""
+    made = await hosted(world_folder, tmp_path / "state")
+    yield made
+    await made.close()
+
+
+async def test_a_blend_speaks_lists_its_shares_and_can_be_swapped_in(kept: Manager) -> None:
+    own = await say(kept, "Hello?", seed=1, ephemeral=True)
+    (blend,) = await adapters(kept, op="blend", name="mix", weights={"anna": 0.5, "ben": 0.5})
+    assert (blend.name, blend.metrics["anna"], blend.metrics["ben"]) == ("mix", 0.5, 0.5)
+    heard = await say(kept, "Hello?", seed=1, ephemeral=True, adapter="mix")
+    assert heard.text != own.text
+    await adapters(kept, op="swap", agent="anna", name="mix")
+    assert (await say(kept, "Hello?", seed=1, ephemeral=True)).text == heard.text
+    (again,) = await adapters(kept, op="blend", name="mix", weights={"anna": 1.0})
+    assert again.digest != blend.digest
+    assert (await say(kept, "Hello?", seed=1, ephemeral=True)).text == own.text
+
+
+async def test_a_blend_of_more_ranks_than_a_slot_holds_is_rounded_to_them(kept: Manager) -> None:
+    engine = kept.house.engines["npc"]
+    most = engine.table.max_rank
+    shares = {"anna": 0.7, "ben": 0.3}
+    engine.table = engine.table.model_copy(update={"max_rank": 5})
+    (blend,) = await adapters(kept, op="blend", name="mix", weights=shares)
+    assert blend.rank == 5
+    assert 5 < blend.metrics["rank_of_parts"] <= most
+
+
+async def test_a_blend_that_cannot_be_made_leaves_everything_as_it_was(kept: Manager) -> None:
+    (blend,) = await adapters(kept, op="blend", name="mix", weights={"anna": 1.0})
+    for weights in ({"nobody": 1.0}, {}, {"anna": 0.0}, {"mix": 0.5, "nobody": 0.5}):
+        with pytest.raises(Refusal, match="weights"):
+            await adapters(kept, op="blend", name="mix", weights=weights)
+    with pytest.raises(Refusal, match="agent's own"):
+        await adapters(kept, op="blend", name="ben", weights={"anna": 1.0})
+    assert kept.house.blends == {"mix": {"anna": 1.0}}
+    listed = {info.name: info.digest for info in await adapters(kept)}
+    assert listed["mix"] == blend.digest
+
+
+async def test_a_blend_of_blends_is_one_of_their_parts(kept: Manager) -> None:
+    await adapters(kept, op="blend", name="mix", weights={"anna": 0.5, "ben": 0.5})
+    await adapters(kept, op="blend", name="most", weights={"mix": 0.5, "anna": 0.5})
+    assert kept.house.blends["most"] == {"anna": 0.75, "ben": 0.25}
+
+
+async def test_a_blend_is_in_the_save_and_speaks_in_another_server(
+    kept: Manager, world_folder: Path, tmp_path: Path
+) -> None:
+    await adapters(kept, op="blend", name="mix", weights={"anna": 0.5, "ben": 0.5})
+    await adapters(kept, op="swap", agent="anna", name="mix")
+    await ask(kept, "save", play.SaveRequest(slot="one"))
+    first = await say(kept, "Hello?")
+    shutil.copytree(tmp_path / "state" / "saves", tmp_path / "elsewhere" / "saves")
+    other = await hosted(world_folder, tmp_path / "elsewhere")
+    try:
+        await ask(other, "restore", play.RestoreRequest(slot="one"))
+        second = await say(other, "Hello?")
+    finally:
+        await other.close()
+    assert second.adapter is not None
+    assert (second.text, second.adapter.name) == (first.text, "mix")
+
+
+async def test_a_swapped_in_adapter_that_is_gone_leaves_the_character_its_own(
+    manager: Manager,
+) -> None:
+    manager.house.play.cast["anna"].part.adapter = "gone"
+    reply = await say(manager, "Hello?")
+    assert reply.adapter is not None
+    assert reply.adapter.name == "anna"
+    routing = manager.house.transcript.find(reply.line, None).routing
+    assert "adapter gone can't be had; anna's own instead" in routing

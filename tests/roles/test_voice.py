@@ -1,13 +1,21 @@
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engine.backend import lost
+from engine.requests import Delta, Event, GenerationRequest
 from protocol import messages as wire
 from roles.manager import Manager
 from roles.schema import TextTable
-from roles.voice import Echo, Voice, clean
+from roles.voice import LOOPED, Echo, Loop, Voice, clean
 from tests.roles.test_manager import ask, say
 
 
@@ -56,6 +64,99 @@ def test_an_echo_is_held_back_until_it_differs() -> None:
     repeated = Echo(["Good evening."])
     assert [repeated.feed("Good evening"), repeated.feed("."), repeated.finish()] == ["", "", ""]
     assert repeated.repeats
+
+
+def unlooped(text: str, size: int) -> tuple[str, bool]:
+    loop = Loop()
+    shown = "".join(loop.feed(text[i : i + size]) for i in range(0, len(text), size))
+    return shown + loop.finish(), loop.found
+
+
+@pytest.mark.parametrize("size", [1, 3, 200])
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("The floor is a wet a wet a wet a wet a wet a w", "The floor is a wet"),
+        ("Ooh, ooh, ooh, OOH, ooh, ooh, ooh", "Ooh,"),
+        ("I'm the one, I'm the one, I'm the one, I'm the", "I'm the one,"),
+        (
+            "The oil is behind the globe. The oil is behind the globe. Yes",
+            "The oil is behind the globe.",
+        ),
+    ],
+)
+def test_a_phrase_over_and_over_is_shown_once(text: str, shown: str, size: int) -> None:
+    assert unlooped(text, size) == (shown, True)
+
+
+@pytest.mark.parametrize("size", [1, 3, 200])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "No, no, no, no! Stop it.",
+        "I don't know. I don't know. The lamp is out.",
+        "the oil is behind the globe, the oil is behind two doors",
+        "Knock knock. Who is there?",
+        "Ha!",
+    ],
+)
+def test_what_people_say_twice_passes_whole(text: str, size: int) -> None:
+    assert unlooped(text, size) == (text, False)
+
+
+@given(st.text(alphabet="ab ,.", max_size=60), st.integers(1, 7))
+def test_what_is_shown_of_a_line_is_always_its_beginning(text: str, size: int) -> None:
+    shown, found = unlooped(text, size)
+    assert text.startswith(shown)
+    assert found or shown == text
+
+
+class LoopingBackend:
+    """Says "so it" for ever in every line, until it is stopped, unless the seed is 2."""
+
+    def __init__(self, real: Any, before: str) -> None:
+        self._real, self._before, self.cancelled = real, before, asyncio.Event()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
+    async def cancel(self, request_id: str) -> bool:
+        self.cancelled.set()
+        return True
+
+    async def submit(self, request: GenerationRequest) -> AsyncIterator[Event]:
+        words = [f"[calm] {self._before}"]
+        words += ["All is well."] if request.sampling.seed == 2 else ["so it "] * 400
+        for index, text in enumerate(words):
+            if self.cancelled.is_set():
+                break
+            await asyncio.sleep(0)
+            yield Delta(request_id=request.request_id, text=text, token_ids=(index,))
+        stopped = self.cancelled.is_set()
+        self.cancelled.clear()
+        ended = replace(lost(request.request_id, ""), error=None)
+        yield replace(ended, reason="cancelled" if stopped else "stop")
+
+
+@pytest.mark.parametrize("pieces", ["words", "sentences"])
+async def test_a_looping_line_is_cut_or_if_nobody_heard_it_said_anew(
+    world_folder: Path, manager: Manager, pieces: str
+) -> None:
+    table = TextTable.model_validate({"pieces": pieces})
+    house = manager.house
+    house.world = replace(house.world, spec=house.world.spec.model_copy(update={"text": table}))
+    engine = house.engines["npc"]
+    engine.backend, real = cast(Any, LoopingBackend(engine.backend, "Well, ")), engine.backend
+    reply = await say(manager, "Hello?", seed=1)
+    line = house.transcript.find(reply.line, None)
+    if pieces == "words":
+        assert (reply.text, reply.cause) == ("Well, so it...", LOOPED)
+        assert house.play.dialogue("anna", "player", "").messages[-1].text.endswith(reply.text)
+    else:
+        assert (reply.text, reply.cause, reply.fallback) == ("Well, All is well.", "", False)
+        assert any(LOOPED in why for why in line.routing)
+    assert len(line.raw) < 200
+    engine.backend = real
 
 
 async def test_no_line_is_said_twice_word_for_word(manager: Manager) -> None:
