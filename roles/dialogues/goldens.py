@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import json
 import platform
+import shutil
+import subprocess
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
@@ -23,6 +25,8 @@ from roles.dialogues.runner import Outcome, TurnResult, Verdict
 from roles.dialogues.source import Source
 
 FILE = "goldens.json"
+# A virtual machine may name a whole family of processors alike; these tell them apart.
+_ARITHMETIC = ("avx2", "fma", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +77,30 @@ def changes(then: Made, now: Made) -> list[str]:
 
 @cache
 def machine() -> str:
-    """What rounds: the processor's model, and the version of torch."""
+    """What rounds: processor and instructions, the C compiler, the C library, torch."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.processor()}, torch {version('torch')}"
+    table = {name.strip(): value.strip() for name, _, value in (x.partition(":") for x in lines)}
+    has = set(table.get("flags", "").split())
+    parts = [
+        table.get("model name", platform.processor()),
+        *(name for name in _ARITHMETIC if name in has),
+        _compiler(),
+        " ".join(platform.libc_ver()).strip(),
+        f"torch {version('torch')}",
+    ]
+    return ", ".join(part for part in parts if part)
+
+
+def _compiler() -> str:
+    """The first line of its own words, or "" without one: then the engine multiplies in torch."""
+    path = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+    if path is None:
+        return ""
+    done = subprocess.run(
+        [path, "--version"], capture_output=True, text=True, check=False, timeout=30
+    )
+    return done.stdout.partition("\n")[0]
 
 
 def forgive_rounding(verdict: Verdict) -> Verdict:

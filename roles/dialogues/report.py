@@ -66,6 +66,8 @@ def explain(outcome: Outcome, run: Run, turn: TurnResult, finding: Finding) -> s
         digests = f"adapter {line.origin.adapter[:12] or 'none'}, base {line.origin.base[:12]}"
         parts.append(f"  {line.agent}, seed {line.seed} (run {run.seed}), {digests}")
         parts.append(f"  said: {line.raw or line.text}")
+        if line.cause:
+            parts.append(f"  because {line.cause}")
         parts.append("  prompt:\n" + _indented(line.origin.prompt))
     return "\n".join(parts)
 

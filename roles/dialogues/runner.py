@@ -36,6 +36,16 @@ class Run:
     turns: tuple[TurnResult, ...]
 
     @property
+    def digest(self) -> str:
+        """SHA-256 of every word, mood and action: equal for identical runs."""
+        seen = hashlib.sha256(str(self.seed).encode())
+        for turn in self.turns:
+            lines = [(x.agent, x.raw, x.text, x.emotion, x.actions) for x in turn.seen.lines]
+            key = (turn.index, turn.seen.refused, lines, turn.seen.page_text)
+            seen.update(repr(key).encode())
+        return seen.hexdigest()
+
+    @property
     def findings(self) -> list[tuple[TurnResult, Finding]]:
         """Everything found, with its turn."""
         return [(turn, finding) for turn in self.turns for finding in turn.findings]
@@ -99,17 +109,9 @@ class Verdict:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of every word, mood and action of every run: equal for identical checks."""
-        seen = hashlib.sha256()
-        for outcome in self.outcomes:
-            for run in outcome.runs:
-                for turn in run.turns:
-                    lines = [
-                        (x.agent, x.raw, x.text, x.emotion, x.actions) for x in turn.seen.lines
-                    ]
-                    key = (outcome.source.id, run.seed, turn.index, turn.seen.refused, lines)
-                    seen.update(repr((key, turn.seen.page_text)).encode())
-        return seen.hexdigest()
+        """SHA-256 of all scripts and their runs: equal for identical checks."""
+        runs = [(x.source.id, [run.digest for run in x.runs]) for x in self.outcomes]
+        return hashlib.sha256(repr(runs).encode()).hexdigest()
 
 
 async def check(

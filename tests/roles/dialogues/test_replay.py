@@ -33,11 +33,22 @@ async def send(recorder: Recorder, kind: str, body: Body) -> list[Body]:
     return [part async for part in recorder.handle(PEER, request)]
 
 
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the session lies once a test has recorded it."""
+    return tmp_path_factory.mktemp("recorded") / "session.jsonl"
+
+
 @pytest.fixture
-async def recording(host: Hosted, tmp_path: Path) -> Path:
+async def recording(host: Hosted, recorded: Path) -> Path:
     """A session of 30 lines and all that goes with a game."""
-    path = tmp_path / "session.jsonl"
-    host.manager.house.store.path = tmp_path / "game.sqlite"  # so that it can be saved
+    if not recorded.is_file():
+        await record(host, recorded)
+    return recorded
+
+
+async def record(host: Hosted, path: Path) -> None:
+    host.manager.house.store.path = path.with_name("game.sqlite")  # so that it can be saved
     recorder = Recorder(host.manager.house, host.manager, path)
     scene = play.SceneRequest(scene="room", place="hall", present=["anna", "ben"])
     await send(recorder, "scene", scene)
@@ -56,7 +67,6 @@ async def recording(host: Hosted, tmp_path: Path) -> Path:
     await send(recorder, "ask", wire.AskRequest(agent="salt_almanac", text="Zebra?"))
     await send(recorder, "converse", wire.ConverseRequest(scene="room", text="Anna, stay."))
     recorder.close()
-    return path
 
 
 async def test_thirty_recorded_lines_replay_to_the_same_words(

@@ -35,6 +35,15 @@ def sources() -> list[Source]:
     return scripts_of(World.load())
 
 
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def right(starter: Hosted, sources: list[Source]) -> Verdict:
+    """Every script, played together in the world as it is.
+
+    The rate of a script marked `weak` decides nothing: one run shows whether it leaks.
+    """
+    return await played(starter, [_run_once(one) if one.script.weak else one for one in sources])
+
+
 async def played(host: Hosted, sources: list[Source], world: World | None = None) -> Verdict:
     world = world or host.world
     verdict = await check(sources, world, host.stages(world), host.instruments)
@@ -55,18 +64,18 @@ def failed(verdict: Verdict) -> list[str]:
     return [outcome.source.id for outcome in verdict.outcomes if not outcome.passed]
 
 
-async def test_every_script_holds(starter: Hosted, sources: list[Source]) -> None:
-    verdict = await played(starter, sources)
-    assert verdict.passed, told(verdict)
+async def test_every_script_holds(right: Verdict) -> None:
+    assert right.passed, told(right)
 
 
 async def test_the_same_words_come_again_alone_and_together(
-    starter: Hosted, sources: list[Source]
+    starter: Hosted, sources: list[Source], right: Verdict
 ) -> None:
-    some = select(sources, "is_ or director or asking")
-    together = await played(starter, some)
+    some = [_run_once(one) for one in select(sources, "is_ or director or asking")]
     alone = await check(some, starter.world, starter.stages(), starter.instruments, concurrency=1)
-    assert alone.digest == together.digest
+    together = {outcome.source.id: outcome.runs[0].digest for outcome in right.outcomes}
+    for outcome in alone.outcomes:
+        assert outcome.runs[0].digest == together[outcome.source.id], outcome.source.id
 
 
 async def test_scripts_cover_everyone(sources: list[Source]) -> None:
@@ -91,11 +100,11 @@ def copy(tmp_path: Path) -> Path:
     return folder
 
 
-async def caught(host: Hosted, sources: list[Source], changed: World, words: str) -> Verdict:
-    """The verdict on a changed world, once the same scripts have passed in the right one."""
-    some = select(sources, words)
-    right = await played(host, some)
-    assert right.passed, told(right)
+async def caught(host: Hosted, right: Verdict, changed: World, words: str) -> Verdict:
+    """The verdict on a changed world by scripts that hold in the right one."""
+    outcomes = {outcome.source.id: outcome for outcome in right.outcomes}
+    some = select([outcome.source for outcome in right.outcomes], words)
+    assert all(outcomes[source.id].passed for source in some), told(right)
     return await played(host, some, changed)
 
 
@@ -106,27 +115,23 @@ def edit(file: Path, change: Callable[[str], str]) -> None:
     file.write_text(after, encoding="utf-8")
 
 
-async def test_another_characters_adapter_is_caught(starter: Hosted, sources: list[Source]) -> None:
+async def test_another_characters_adapter_is_caught(starter: Hosted, right: Verdict) -> None:
     engine, world = starter.manager.house.engines["npc"], starter.world
     own, other = world.npc_adapter("sable"), world.npc_adapter("pim")
     assert own is not None
     assert other is not None
-    some = select(sources, "sable::sable_words")
-    assert (await played(starter, some)).passed
     await engine.serve("sable", other)
     try:
-        verdict = await played(starter, some)
+        verdict = await caught(starter, right, world, "sable::sable_words")
     finally:
         await engine.serve("sable", own)
     assert failed(verdict) == ["sable::sable_words"]
     assert "adapter was " in told(verdict)
 
 
-async def test_a_dropped_lore_fact_is_caught(
-    starter: Hosted, sources: list[Source], copy: Path
-) -> None:
+async def test_a_dropped_lore_fact_is_caught(starter: Hosted, right: Verdict, copy: Path) -> None:
     edit(copy / "lore" / "library.md", lambda text: _without_section(text, "## cat"))
-    verdict = await caught(starter, sources, World.load(copy), "everyone_may_know")
+    verdict = await caught(starter, right, World.load(copy), "everyone_may_know")
     assert failed(verdict) == ["lore::everyone_may_know"]
     assert "fact 'cat' was not shown to the model" in told(verdict)
 
@@ -140,35 +145,36 @@ async def test_a_changed_seed_is_caught(starter: Hosted, sources: list[Source]) 
 
 
 async def test_a_loosened_action_schema_is_caught(
-    starter: Hosted, sources: list[Source], copy: Path
+    starter: Hosted, right: Verdict, copy: Path
 ) -> None:
     loose = "arguments = { door = {} }"
     edit(copy / "world.toml", lambda text: text.replace('arguments = { door = "text" }', loose))
-    verdict = await caught(starter, sources, World.load(copy), "open_takes_words_only")
+    verdict = await caught(starter, right, World.load(copy), "open_takes_words_only")
     assert failed(verdict) == ["actions::open_takes_words_only"]
     assert "expected the error 'bad_request'" in told(verdict)
 
 
-async def test_an_edited_persona_is_caught(
-    starter: Hosted, sources: list[Source], copy: Path
-) -> None:
+async def test_an_edited_persona_is_caught(starter: Hosted, right: Verdict, copy: Path) -> None:
     edit(
         copy / "npcs" / "sable.toml",
         lambda text: text.replace("you trade every answer for something", "you are generous"),
     )
-    verdict = await caught(starter, sources, World.load(copy), "is_sable")
+    verdict = await caught(starter, right, World.load(copy), "is_sable")
     assert failed(verdict) == ["sable::is_sable"]
     assert "'you trade every answer for something' was not shown" in told(verdict)
 
 
-async def test_a_shortened_book_is_caught(
-    starter: Hosted, sources: list[Source], copy: Path
-) -> None:
+async def test_a_shortened_book_is_caught(starter: Hosted, right: Verdict, copy: Path) -> None:
     (copy / "books" / "tide_tables.facts.yaml").unlink()  # it refers to the whole book
     edit(copy / "books" / "tide_tables.md", lambda text: text[: text.rindex("\n# ")] + "\n")
-    verdict = await caught(starter, sources, World.load(copy), "reading_tide_tables")
+    verdict = await caught(starter, right, World.load(copy), "reading_tide_tables")
     assert failed(verdict) == ["tide_tables::reading_tide_tables"]
     assert "page 14" in told(verdict)
+
+
+def _run_once(source: Source) -> Source:
+    script = source.script.model_copy(update={"seeds": 1})
+    return dataclasses.replace(source, script=script)
 
 
 def _without_section(text: str, heading: str) -> str:
