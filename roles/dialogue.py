@@ -66,11 +66,11 @@ class Dialogue:
             total -= counter.count_messages([messages.pop(0)])
         return tuple(messages)
 
-    def last_text(self, kind: str) -> str:
-        """The newest segment of a kind in the history, or ""."""
+    def last_text(self, kind: str, about: str = "") -> str:
+        """The newest segment of a kind (and with some words in it) in the history, or ""."""
         for turn in reversed(self.turns):
             for segment in turn.message.segments:
-                if segment.kind == kind:
+                if segment.kind == kind and about in segment.text:
                     return segment.text
         return ""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from itertools import product
 from typing import Any
 
 from protocol import administration as admin
@@ -38,6 +39,11 @@ async def event(house: House, body: game.EventRequest) -> game.EventReply:
         there = {npc for npc in body.who if npc in house.world.npcs}
         there.update(play.present(body.scene) if body.scene else ())
         play.witness(body.text, sorted(there), body.importance, body.who)
+        known = house.world.spec.events.get(body.kind)
+        if known is not None and known.regard:
+            for npc, who in product(sorted(there), body.who):
+                if npc != who:
+                    play.feel(npc, who, known.regard)
     happened = telemetry.WorldEvent(
         kind=body.kind,
         text=body.text,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from textwrap import shorten
 
 from engine.requests import Message, SamplingParams
@@ -33,6 +33,7 @@ class Part:
         last_fallback: the spare line it said last.
         adapter: another adapter it speaks through, "" for its own.
         lifted: lines for which an important event holds it one level up.
+        regard: what it feels for others by now, -1 to 1, beyond what its author wrote.
     """
 
     place: str
@@ -44,6 +45,7 @@ class Part:
     last_fallback: str = ""
     adapter: str = ""
     lifted: int = 0
+    regard: dict[str, float] = field(default_factory=dict)
 
 
 class Character:
@@ -193,17 +195,21 @@ def recollections(
 ) -> list[str]:
     """What comes to the character's mind, in the order of the prompt.
 
-    First the summary of this talk, if part of it has left the context; then what fits the
-    words; last, in a scene, what others have said since its own last line.
+    First the summary of this talk, if part of it has left the context; then a change of heart
+    about the speaker that this talk has not shown yet; then what fits the words; last, in a
+    scene, what others have said since its own last line.
     """
     if limit == 0:
         return []
     found = memories.recall(npc, said, now=now, limit=limit, without_lines=dialogue.lines)
-    found = [memory for memory in found if memory.kind != "summary"]
-    summary = memories.latest(npc, "summary", speaker) if dialogue.rolled_up else None
+    found = [memory for memory in found if memory.kind not in ("summary", "feeling")]
+    first = [memories.latest(npc, "summary", speaker) if dialogue.rolled_up else None]
+    feeling = memories.latest(npc, "feeling", speaker)
+    if feeling is not None and feeling.text not in dialogue.last_text("memory", feeling.text):
+        first.append(feeling)
     if in_scene:
         last = dialogue.turns[-1].line if dialogue.turns else ""
         news = memories.overheard(npc, last, _OVERHEARD)
         found = [memory for memory in found if memory not in news] + news
-    texts = [memory.text for memory in ([summary] if summary else []) + found]
+    texts = [memory.text for memory in [*filter(None, first), *found]]
     return [shorten(text, _MEMORY_CHARS, placeholder=" ...") for text in texts]

@@ -16,6 +16,7 @@ from roles.line import Line
 from roles.lore import Lore
 from roles.memory import MemoryBook, heard
 from roles.npc import Character
+from roles.regard import moved, turn
 from roles.store import Store
 from roles.world import World
 
@@ -145,6 +146,21 @@ class Playthrough:
             if importance >= _LIFTING:
                 self.cast[npc].part.lifted = _LIFTED_LINES
                 self.cast[npc].keep()
+
+    def feel(self, npc: str, who: str, step: float) -> float:
+        """Move what a character feels for somebody; a change of heart is remembered.
+
+        Returns what it feels now, -1 to 1.
+        """
+        character = self.cast[npc]
+        before = character.part.regard.get(who, 0.0)
+        after = character.part.regard[who] = moved(before, step)
+        character.keep()
+        text = turn(before, after, self.display_name(who))
+        last = self.memories.latest(npc, "feeling", who)
+        if text and (last is None or last.text != text):
+            self._remember(npc, text, "feeling", 0.7, [who, npc], "")
+        return after
 
     def remember_words(self, text: str) -> None:
         """What was said, so that it is not said again word for word for a while."""

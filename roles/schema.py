@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", examples=["a_lower_case_name"])]
 Words = Annotated[str, Field(min_length=1, pattern=r"\S")]
 Tension = Annotated[float, Field(ge=0, le=10, examples=["a number from 0 to 10"])]
+Regard = Annotated[float, Field(ge=-1, le=1, examples=["a number from -1 to 1"])]
 Quantization = Literal["auto", "none", "bf16", "nf4", "int8"]
 
 # What a writer may put for an argument instead of a JSON Schema; filled in from the world.
@@ -59,6 +60,34 @@ class Server(Table):
     key_env: str = ""
 
 
+class Replicas(Table):
+    """A tier on a Ray cluster (`backend = "ray"`), see docs/cluster.md.
+
+    Attributes:
+        address: of the cluster's head; "auto" is the one this machine belongs to.
+        least, most: how many replicas; between them their number follows the load.
+        cpus, gpus: what one takes; gpus may be a fraction. By default its threads, and none.
+        memory_mb: memory set aside for one on its node; 0 leaves it out of account.
+        waiting: requests that may wait at each; more are told "busy".
+        store: folder on each node for what is sent there.
+    """
+
+    address: Words = "auto"
+    least: int = Field(default=1, ge=1, examples=["least = 1"])
+    most: int = Field(default=1, ge=1, examples=["most = 4"])
+    cpus: float | None = Field(default=None, ge=0, examples=["cpus = 2"])
+    gpus: float = Field(default=0.0, ge=0, examples=["gpus = 0.5"])
+    memory_mb: int = Field(default=0, ge=0, examples=["memory_mb = 4096"])
+    waiting: int = Field(default=16, ge=0, examples=["waiting = 16"])
+    store: Words = "~/.cache/biblioteca/cluster"
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Replicas:
+        if self.most < self.least:
+            raise ValueError(f"most is {self.most}, less than least ({self.least})")
+        return self
+
+
 class Tier(Table):
     """One engine: a model, and what it may use of the player's machine.
 
@@ -68,7 +97,7 @@ class Tier(Table):
         adapter: PEFT folder for every line of this tier (director); characters have their own.
         quantization: "none" is fp32; "auto" is int8 on a CPU and bf16 on a GPU.
         nf4_rounded: the adapter was trained over nf4 weights; serve what it was trained on.
-        backend: where it runs: a process of its own, this process, or somebody's server.
+        backend: where it runs: a process of its own, this process, a cluster, somebody's server.
         threads: CPU threads of its process.
         slots: adapters (for books: students) in memory, ready to run.
         context: longest prompt with its reply, in tokens.
@@ -80,7 +109,8 @@ class Tier(Table):
     adapter: str | None = Field(default=None, examples=['adapter = "models/adapters/director"'])
     quantization: Quantization = Field(default="auto", examples=['quantization = "int8"'])
     nf4_rounded: bool = False
-    backend: Literal["subprocess", "inline", "openai"] = "subprocess"
+    backend: Literal["subprocess", "inline", "ray", "openai"] = "subprocess"
+    replicas: Replicas = Replicas()
     server: Server | None = None
     threads: int = Field(default=2, ge=1, le=256, examples=["threads = 2"])
     slots: int = Field(default=8, ge=1, le=4096, examples=["slots = 8"])
@@ -138,11 +168,14 @@ class EventKind(Table):
         text: what happened; `{name}` is filled from the event's data.
         tension: added to the story's tension.
         importance: 0 to 1; from 0.7 on it lifts those who saw it one level of focus.
+        regard: how those who saw it think of others who have part in it from then on, -1 to 1
+            worse or better.
     """
 
     text: Words = Field(examples=['text = "The lamp goes out in {place}."'])
     tension: Annotated[float, Field(ge=-10, le=10, examples=["tension = 2"])] = 0.0
     importance: Annotated[float, Field(ge=0, le=1, examples=["importance = 0.5"])] = 0.3
+    regard: Regard = 0.0
 
 
 class Pacing(Table):
@@ -208,6 +241,7 @@ class WorldFile(Table):
     actions: dict[Name, Call] = Field(default_factory=dict)
     directives: dict[Name, Call] = Field(default_factory=dict)
     events: dict[Name, EventKind] = Field(default_factory=dict)
+    regard: dict[Name, Regard] = Field(default_factory=dict)
     pacing: Pacing = Pacing()
     text: TextTable = TextTable()
     gate: dict[Name, float] = Field(default_factory=dict)

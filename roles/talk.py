@@ -305,6 +305,17 @@ class Talk:
                 calls = [action.model_dump() for action in line.actions]
                 self.house.store.set(f"actions:{line.id}", {"agent": line.agent, "calls": calls})
             self.character.spoke(line.emotion)
+            if not line.fallback:
+                self._feel()
+
+    def _feel(self) -> None:
+        """The mood of a line shows what is felt for whom it answers, and moves it."""
+        line = self.line
+        step = self.house.world.regard_of(line.emotion)
+        now = self.play.feel(line.agent, line.speaker, step)
+        line.routing.append(
+            f"feels {now:+.2f} for {line.speaker}: {step:+.2f} for being {line.emotion}"
+        )
 
 
 def _offers(house: House, body: wire.SayRequest) -> list[Offer]:

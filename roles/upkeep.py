@@ -16,6 +16,7 @@ from roles.blends import serves
 from roles.errors import LineError
 from roles.house import House
 from roles.memory import Memory
+from roles.regard import in_words
 from roles.saves import Saves
 
 log = logging.getLogger("biblioteca.roles")
@@ -25,9 +26,14 @@ async def memory(house: House, body: admin.MemoryRequest) -> admin.MemoryReply:
     """Look at, add, edit, pin or forget what a character remembers."""
     character, book = house.character(body.agent), house.play.memories
     if body.op == "list":
+        attitudes, regard = character.spec.attitudes, character.part.regard
         relations = [
-            admin.Relation(who=who, feeling=feeling)
-            for who, feeling in character.spec.attitudes.items()
+            admin.Relation(
+                who=who,
+                feeling=in_words(attitudes.get(who, ""), regard.get(who, 0.0)),
+                strength=round(regard.get(who, 0.0), 3),
+            )
+            for who in dict.fromkeys([*attitudes, *regard])
         ]
         found = book.all(body.agent, body.query, body.limit)
         return admin.MemoryReply(memories=[_info(one) for one in found], relations=relations)

@@ -19,6 +19,7 @@ from typing import Any
 from roles.errors import Problem, WorldError
 from roles.lore import EVERYONE, Fact, read_facts
 from roles.problems import nearest, parse, read_front_matter, read_toml, shown
+from roles.regard import OF_MOODS
 from roles.schema import BookFile, Call, NpcFile, WorldFile
 
 WORLDS = Path(__file__).parent / "worlds"
@@ -115,6 +116,10 @@ class World:
         """Every scope a character has in a place; facts that `know` one of them are its own."""
         spec = self.npcs[npc]
         return frozenset({EVERYONE, npc, *spec.scopes, place or spec.place})
+
+    def regard_of(self, mood: str) -> float:
+        """How a line in this mood moves what its speaker feels for whom it answers."""
+        return self.spec.regard.get(mood, OF_MOODS.get(mood, 0.0))
 
     def arguments_schema(self, call: Call) -> dict[str, Any]:
         """An action's or directive's arguments as a JSON Schema of an object."""
@@ -242,6 +247,10 @@ def _disagreements(world: World) -> Iterator[Problem]:
         yield Problem("npcs", "", "holds no character", "write npcs/NAME.toml")
     for clash in sorted(set(world.npcs) & set(world.books)):
         yield Problem(f"books/{clash}.md", "", "has a character's id", "rename one of the files")
+    for mood in spec.regard:
+        if mood not in spec.emotions:
+            remedy = nearest(mood, spec.emotions)
+            yield Problem("world.toml", f"regard.{mood}", "is no emotion", remedy)
     for npc, table in world.npcs.items():
         file = f"npcs/{npc}.toml"
         for place in (table.place, *table.places):
