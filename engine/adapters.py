@@ -60,7 +60,8 @@ def read_adapter(path: Path) -> LoadedAdapter:
     """Read a PEFT folder (adapter_config.json, adapter_model.safetensors), or a blend of such.
 
     A blend is a folder with a blend.json, `{"parts": [{"path": ..., "weight": ...}, ...]}`,
-    paths relative to it: LoRA adapters added up exactly, by concatenating their ranks.
+    paths relative to it: LoRA adapters added up exactly, by concatenating their ranks. With a
+    `"rank"` in it, the sum is rounded to that rank.
 
     Raises:
         AdapterError: missing or damaged files, pickled weights, or a kind of adapter that
@@ -74,7 +75,10 @@ def read_adapter(path: Path) -> LoadedAdapter:
         tensors = load_tensors(content)
     except (SafetensorError, ValueError) as error:
         raise AdapterError(f"{path}/adapter_model.safetensors is damaged: {error}") from error
-    digest, base_digest = _digest(config, content), _base_digest(path)
+    for name, tensor in tensors.items():
+        if not torch.isfinite(tensor).all():
+            raise AdapterError(f"{path} is damaged: {name} holds NaN or infinite numbers")
+    digest, base_digest = _digest(config, content), card_digest(path, "base_digest")
     if config["peft_type"] in SOFT:
         return _read_soft(path, config, tensors, digest, base_digest)
     return _assemble(path, digest, base_digest, _pair(path, config, tensors))
@@ -129,16 +133,20 @@ def _read_blend(path: Path) -> LoadedAdapter:
     try:
         described = json.loads((path / "blend.json").read_text(encoding="utf-8"))
         named = [(path / part["path"], float(part["weight"])) for part in described["parts"]]
+        rank = int(described.get("rank", 0))
     except (ValueError, KeyError, TypeError) as error:
         raise AdapterError(f"{path}/blend.json names no parts with path and weight") from error
     if not named:
         raise AdapterError(f"{path}/blend.json blends nothing")
     parts = [(read_adapter(folder), weight) for folder, weight in named]
-    return blend(path, parts)
+    return blend(path, parts, rank)
 
 
-def blend(path: Path, parts: Sequence[tuple[LoadedAdapter, float]]) -> LoadedAdapter:
+def blend(path: Path, parts: Sequence[tuple[LoadedAdapter, float]], rank: int = 0) -> LoadedAdapter:
     """The weighted sum of LoRA adapters, exactly: their ranks stand side by side.
+
+    Args:
+        rank: what to round the sum to, if it has more; 0 leaves it exact.
 
     Raises:
         AdapterError: one of them is no LoRA adapter, or they are for different bases.
@@ -156,9 +164,23 @@ def blend(path: Path, parts: Sequence[tuple[LoadedAdapter, float]]) -> LoadedAda
         name: (torch.cat([a for a, _ in found]), torch.cat([b for _, b in found], dim=1))
         for name, found in halves.items()
     }
-    recipe = json.dumps([[adapter.digest, weight] for adapter, weight in parts])
-    digest = hashlib.sha256(b"blend" + recipe.encode()).hexdigest()
+    recipe: list[object] = [[adapter.digest, weight] for adapter, weight in parts]
+    if rank:
+        joined = {name: _round(a, b, rank) for name, (a, b) in joined.items()}
+        recipe.append(rank)
+    digest = hashlib.sha256(b"blend" + json.dumps(recipe).encode()).hexdigest()
     return _assemble(path, digest, next(iter(bases), None), joined)
+
+
+def _round(a: Tensor, b: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """The factors of this rank whose product is nearest to b [out, R] @ a [R, in].
+
+    (Eckart and Young 1936.) By way of QR, so that the product itself is never formed.
+    """
+    qa, ra = torch.linalg.qr(a.T.float())
+    qb, rb = torch.linalg.qr(b.float())
+    u, s, vh = torch.linalg.svd(rb @ ra.T)
+    return vh[:rank] @ qa.T, (qb @ u[:, :rank]) * s[:rank]
 
 
 def _read_files(path: Path) -> tuple[dict[str, Any], bytes]:
@@ -187,13 +209,14 @@ def _digest(config: dict[str, Any], content: bytes) -> str:
     return total.hexdigest()
 
 
-def _base_digest(path: Path) -> str | None:
+def card_digest(path: Path, field: str) -> str | None:
+    """A digest that the card beside an adapter tells, if it does."""
     try:
         card = json.loads((path / "card.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None  # the card is a convenience; shapes are checked in any case
-    found = card.get("base_digest") if isinstance(card, dict) else None
-    return found if isinstance(found, str) else None
+    found = card.get(field) if isinstance(card, dict) else None
+    return found if isinstance(found, str) and found else None
 
 
 def _refuse_inexact(path: Path, config: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import logging
 import os
 import sys
 from abc import ABC, abstractmethod
@@ -25,7 +26,10 @@ from engine.requests import (
 from engine.service import Command, Operation, Report, Service, revive
 from engine.wire import HEADER, pack_command, pack_setup, unpack_report
 
+log = logging.getLogger("biblioteca.engine")
 State = Literal["starting", "ready", "restarting", "failed", "closed"]
+_WATCH_S = 2.0  # how often a worker that has work is asked for a sign of life
+_LONG_LIFE_S = 60.0  # a worker that dies sooner keeps the next one waiting
 ENGINE = "engine.engine:build_engine"
 
 
@@ -72,8 +76,8 @@ class Backend(Protocol):
         """Stop everything; live requests end as "error"."""
 
 
-class _ServedBackend(ABC):
-    """What both backends share: commands numbered out, reports sorted in."""
+class ServedBackend(ABC):
+    """What all backends share: commands numbered out, reports sorted in (see Backend)."""
 
     def __init__(self, config: EngineConfig, factory: str = ENGINE) -> None:
         self._config, self._factory = config, factory
@@ -86,18 +90,22 @@ class _ServedBackend(ABC):
 
     @property
     def state(self) -> State:
+        """Where the engine stands now."""
         return self._state
 
     @abstractmethod
-    async def start(self) -> None: ...
+    async def start(self) -> None:
+        """Begin loading."""
 
     @abstractmethod
-    async def close(self) -> None: ...
+    async def close(self) -> None:
+        """Stop everything."""
 
     @abstractmethod
     def _send(self, command: Command) -> None: ...
 
     async def wait_ready(self) -> None:
+        """Return once requests run."""
         while self._state in ("starting", "restarting"):
             self._changed.clear()
             await self._changed.wait()
@@ -105,6 +113,7 @@ class _ServedBackend(ABC):
             raise self._failure or BackendError(f"the engine is {self._state}")
 
     async def submit(self, request: GenerationRequest) -> AsyncIterator[Event]:
+        """Run a request."""
         request_id = request.request_id
         if self._state != "ready" or request_id in self._streams:
             why = f"the engine is {self._state}"
@@ -126,18 +135,23 @@ class _ServedBackend(ABC):
                 self._send(Command(0, "cancel", (request_id,)))
 
     async def cancel(self, request_id: str) -> bool:
+        """Stop a request."""
         return bool(await self._call("cancel", request_id))
 
     async def load_adapter(self, name: str, path: Path, *, pinned: bool = False) -> AdapterInfo:
+        """Serve an adapter under a name."""
         return cast(AdapterInfo, await self._call("load", name, str(path), pinned))
 
     async def unload_adapter(self, name: str) -> None:
+        """Forget an adapter."""
         await self._call("unload", name)
 
     async def adapters(self) -> list[AdapterInfo]:
+        """Every adapter known."""
         return cast("list[AdapterInfo]", await self._call("adapters"))
 
     async def stats(self) -> EngineStats:
+        """Counters and gauges."""
         return cast(EngineStats, await self._call("stats"))
 
     async def _call(self, operation: Operation, *arguments: Any) -> Any:
@@ -193,7 +207,7 @@ def lost(request_id: str, why: str) -> Finished:
     return Finished(request_id=request_id, reason="error", usage=usage, error=why)
 
 
-class InlineBackend(_ServedBackend):
+class InlineBackend(ServedBackend):
     """An engine in a thread of this process, for tests and small tools."""
 
     async def start(self) -> None:
@@ -219,17 +233,19 @@ class InlineBackend(_ServedBackend):
         self._fall("closed", "the engine was closed")
 
 
-class SubprocessBackend(_ServedBackend):
+class SubprocessBackend(ServedBackend):
     """An engine in a process of its own, started again when it dies.
 
     Attributes:
         MAX_RESTARTS: deaths in a row without ever becoming ready before it stays "failed".
+        restarts: workers lost after they had become ready.
     """
 
     MAX_RESTARTS = 3
 
     def __init__(self, config: EngineConfig, factory: str = ENGINE) -> None:
         super().__init__(config, factory)
+        self.restarts = 0
         self._loaded: dict[str, tuple[Path, bool]] = {}
         self._process: asyncio.subprocess.Process | None = None
         self._keeper: asyncio.Task[None] | None = None
@@ -276,46 +292,78 @@ class SubprocessBackend(_ServedBackend):
 
     async def _keep(self) -> None:
         """Run workers one after another until closed or hopeless."""
-        failures = 0
+        failures = short_lives = 0
+        clock = asyncio.get_running_loop().time
         while self._state in ("starting", "restarting"):
+            began_s = clock()
             was_ready = await self._run_worker()
             failures = 0 if was_ready else failures + 1
+            short_lives = 0 if clock() - began_s > _LONG_LIFE_S else short_lives + 1
             if failures >= self.MAX_RESTARTS:
                 self._failure = BackendError("the engine's process keeps dying at start")
                 self._fall("failed", str(self._failure))
-            await asyncio.sleep(0.0 if was_ready else 0.5 * failures)
+            elif self._state == "restarting" and short_lives > 1:
+                await asyncio.sleep(min(0.25 * 2**short_lives, 10.0))
 
     async def _run_worker(self) -> bool:
         """One worker's life; True if it became ready."""
-        self._process = await asyncio.create_subprocess_exec(
+        process = self._process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
             "engine.worker",
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
             env=worker_environment(self._config),
         )
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(pack_setup(self._factory, self._config))
-        was_ready = False
-        restoring: asyncio.Task[None] | None = None
+        assert process.stdin is not None
+        process.stdin.write(pack_setup(self._factory, self._config))
+        self._was_ready, self._last_words = False, ""
+        beside = [asyncio.create_task(self._watch(process)), asyncio.create_task(_log(process))]
         with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
-            while True:
-                header = await self._process.stdout.readexactly(HEADER.size)
-                content = await self._process.stdout.readexactly(HEADER.unpack(header)[0])
-                report = unpack_report(content)
-                if report.kind == "ready":
-                    was_ready = True
-                    restoring = asyncio.create_task(self._restore_adapters(report))
-                else:
-                    self._receive(report)
-        code = await self._process.wait()
-        if restoring is not None:
-            restoring.cancel()
+            await self._read(process, beside)
+        code = await process.wait()
+        await asyncio.wait(beside[1:2], timeout=1.0)  # its last lines
+        for task in beside:
+            task.cancel()
         if self._state not in ("closed", "failed"):
-            self._fall("restarting", f"the engine's process ended with code {code}")
-        return was_ready
+            why = self._last_words or f"the engine's process ended with code {code}"
+            log.error("%s; %d requests lost", why, len(self._streams))
+            self.restarts += self._was_ready
+            self._fall("restarting", why)
+        return self._was_ready
+
+    async def _read(
+        self, process: asyncio.subprocess.Process, beside: list[asyncio.Task[None]]
+    ) -> None:
+        """Take a worker's reports until it ends."""
+        assert process.stdout is not None
+        while True:
+            header = await process.stdout.readexactly(HEADER.size)
+            report = unpack_report(await process.stdout.readexactly(HEADER.unpack(header)[0]))
+            if report.kind == "ready":
+                self._was_ready = True
+                beside.append(asyncio.create_task(self._restore_adapters(report)))
+            elif report.kind == "fatal" and self._was_ready:
+                self._last_words = f"the engine failed: {report.value[1]}"  # the next one may not
+            else:
+                self._receive(report)
+
+    async def _watch(self, process: asyncio.subprocess.Process) -> None:
+        """Kill a worker that has work and no sign of life between its steps."""
+        while True:
+            await asyncio.sleep(_WATCH_S)
+            if self._state != "ready" or not (self._streams or self._replies):
+                continue
+            try:
+                async with asyncio.timeout(self._config.hang_s):
+                    await self.stats()
+            except TimeoutError:
+                self._last_words = f"the engine hung for {self._config.hang_s:g} s and was stopped"
+                process.kill()
+                return
+            except BackendError:
+                return  # it ended by itself
 
     async def _restore_adapters(self, ready: Report) -> None:
         """Give a new worker what the last one had, then say that it is ready."""
@@ -331,6 +379,14 @@ class SubprocessBackend(_ServedBackend):
             except EngineError:  # its files changed meanwhile: requests for it will say so
                 self._loaded.pop(name)
         self._receive(ready)
+
+
+async def _log(process: asyncio.subprocess.Process) -> None:
+    """Log what a worker writes to its stderr."""
+    assert process.stderr is not None
+    while chunk := await process.stderr.read(1 << 16):
+        for line in chunk.decode(errors="replace").splitlines():
+            log.warning("worker %d: %s", process.pid, line)
 
 
 def worker_environment(config: EngineConfig) -> dict[str, str]:

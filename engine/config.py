@@ -30,6 +30,7 @@ class EngineConfig:
         cache_bytes: memory for cached prefixes of finished and shared prompts.
         host_bytes: memory for adapters that have been read but sit in no slot.
         compiled: use the C kernels when this machine has a compiler.
+        hang_s: a worker process that answers nothing for so long between steps is replaced.
     """
 
     base: str
@@ -45,6 +46,7 @@ class EngineConfig:
     cache_bytes: int = 256 << 20
     host_bytes: int = 512 << 20
     compiled: bool = True
+    hang_s: float = 60.0
 
     def __post_init__(self) -> None:
         """Refuse sizes that no engine can have."""

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from engine.adapters import Factors, LoadedAdapter, read_adapter
+from engine.adapters import Factors, LoadedAdapter, card_digest, read_adapter
 from engine.architecture import Architecture
 from engine.errors import AdapterError
 from engine.linear import Linear
@@ -96,6 +96,10 @@ class LoraBank:
             AdapterError: damaged, made for another base, or of too high a rank.
         """
         adapter = read_adapter(path)
+        if (told := card_digest(path, "digest")) not in (None, adapter.digest):
+            raise AdapterError(
+                f"{path} is damaged: its card tells of {told}, its weights are {adapter.digest}"
+            )
         if adapter.base_digest not in (None, self._base_digest):
             raise AdapterError(
                 f"{path} was trained on the base {adapter.base_digest}, this is {self._base_digest}"

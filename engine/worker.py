@@ -1,17 +1,22 @@
 """The worker process of SubprocessBackend: `python -m engine.worker`, frames over its pipes.
 
-It ends when its input closes, so it never outlives the process that started it.
+It ends when its input closes, so it never outlives the process that started it; on Linux the
+kernel sees to it even while it hangs.
 """
 
 from __future__ import annotations
 
+import ctypes
 import os
+import signal
 import sys
 import threading
 from typing import BinaryIO
 
 from engine.service import Command, Report, Service
 from engine.wire import HEADER, pack_report, unpack_command, unpack_setup
+
+_PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
 def read_frame(stream: BinaryIO) -> bytes | None:
@@ -26,6 +31,8 @@ def read_frame(stream: BinaryIO) -> bytes | None:
 
 def main() -> None:
     """Serve until the parent closes our input or says so."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     commands = sys.stdin.buffer
     reports = os.fdopen(os.dup(sys.stdout.fileno()), "wb", buffering=0)
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # a library's print must not join the frames

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from engine.config import EngineConfig
 from engine.errors import AdapterError, EngineError
 from engine.requests import Delta, Event, Finished, GenerationRequest, Started
 from tests.engine.conftest import request
+
+TOY = "tests.engine.toy:build_toy"
 
 
 def config(base: Path) -> EngineConfig:
@@ -103,3 +106,79 @@ async def test_killed_worker_is_replaced_with_its_adapters(
     ]
     await backend.close()
     assert backend.state == "closed"
+
+
+async def lost(backend: SubprocessBackend, stream: AsyncIterator[Event]) -> str:
+    """Why a stream that had begun ended with its engine; the next worker is ready."""
+    async with asyncio.timeout(120):
+        events = [event async for event in stream]
+        await backend.wait_ready()
+    assert isinstance(events[-1], Finished)
+    assert events[-1].reason == "error"
+    return events[-1].error or ""
+
+
+async def toy(folder: Path, **settings: float) -> SubprocessBackend:
+    backend = SubprocessBackend(EngineConfig(base=str(folder), **settings), TOY)  # type: ignore[arg-type]  # hang_s alone
+    await backend.start()
+    await backend.wait_ready()
+    return backend
+
+
+async def test_a_worker_whose_step_raises_is_replaced(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    backend = await toy(tmp_path)
+    streams = [backend.submit(request(name, max_tokens=100_000)) for name in ("a", "doomed")]
+    await anext(streams[0])
+    whys = await asyncio.gather(*(lost(backend, stream) for stream in streams))
+    assert all("no memory for a step" in why for why in whys)
+    assert "about to fall" in caplog.text  # its last words
+    after = await collect(backend, request("c", max_tokens=3))
+    assert [e.text for e in after if isinstance(e, Delta)] == ["3 ", "2 ", "1 "]
+    assert backend.restarts == 1
+    await backend.close()
+
+
+async def test_a_worker_that_hangs_is_replaced(tmp_path: Path) -> None:
+    backend = await toy(tmp_path, hang_s=1)
+    assert backend.pid is not None
+    os.kill(backend.pid, signal.SIGSTOP)
+    stream = backend.submit(request("b", max_tokens=100_000))
+    assert "hung" in await lost(backend, stream)
+    await backend.close()
+
+
+async def test_a_worker_that_hangs_dies_with_its_parent(tmp_path: Path) -> None:
+    script = (
+        "import asyncio, sys\n"
+        "from engine.backend import SubprocessBackend\n"
+        "from engine.config import EngineConfig\n"
+        "async def main():\n"
+        "    config = EngineConfig(base=sys.argv[1])\n"
+        "    backend = SubprocessBackend(config, 'tests.engine.toy:build_toy')\n"
+        "    await backend.start()\n"
+        "    await backend.wait_ready()\n"
+        "    print(backend.pid, flush=True)\n"
+        "    await asyncio.sleep(600)\n"
+        "asyncio.run(main())\n"
+    )
+    parent = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", script, str(tmp_path), stdout=asyncio.subprocess.PIPE
+    )
+    assert parent.stdout is not None
+    worker = int(await parent.stdout.readline())
+    os.kill(worker, signal.SIGSTOP)
+    parent.kill()
+    await parent.wait()
+    async with asyncio.timeout(60):
+        while Path(f"/proc/{worker}/stat").exists() and not is_zombie(worker):
+            await asyncio.sleep(0.05)
+
+
+def is_zombie(pid: int) -> bool:
+    """Whether a process has ended and nobody has asked for its code."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
