@@ -1,4 +1,4 @@
-"""The decoder's forward pass in C: the same step as engine/model.py, for int8 on a CPU."""
+"""The decoder's forward pass in C: the same step as engine/model.py, for int8 or fp32 on a CPU."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from engine import kernels
@@ -23,47 +24,61 @@ HEAD_VECTORS = (1, 2, 4, 6, 8, 16)  # head sizes the attention kernel is compile
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """An int8 weight as the kernels read it; `weight` uint8 [out / 32, in / 4, 2, 16, 4]."""
+    """A weight as the kernels read it, in tiles of 32 outputs.
+
+    Attributes:
+        weight: uint8 [out / 32, in / 4, 32, 4] with a scale per output, or fp32 [out / 32, in, 32].
+    """
 
     weight: Tensor
-    scale: Tensor
+    scale: Tensor | None
     bias: Tensor | None
     in_size: int
     out_size: int
 
     def describe(self) -> kernels.Matrix:
         """Pointers to it."""
-        bias = None if self.bias is None else self.bias.data_ptr()
         return kernels.Matrix(
-            self.weight.data_ptr(), self.scale.data_ptr(), bias, self.in_size, self.out_size
+            self.weight.data_ptr(),
+            pointer(self.scale),
+            pointer(self.bias),
+            self.in_size,
+            self.out_size,
         )
 
 
-def pack(weight: Tensor, bias: Tensor | None, *, interleave: bool = False) -> Packed:
-    """Quantise and lay out a weight [out, in]; outputs are padded to a multiple of 32.
+def pointer(tensor: Tensor | None) -> int | None:
+    """Where a tensor lies, for C."""
+    return None if tensor is None else tensor.data_ptr()
+
+
+def pack(
+    weight: Tensor, bias: Tensor | None, *, full: bool = False, interleave: bool = False
+) -> Packed:
+    """Lay out a weight [out, in]; outputs are padded to a multiple of 32.
 
     Args:
+        full: keep fp32 instead of quantising to int8.
         interleave: the first half of the outputs gates the second: put 16 of one beside 16 of
             the other, so that a tile holds both.
     """
-    quantized, scale = quantize_rows(weight)
-    out, size = quantized.shape
+    out, size = weight.shape
+    padded = -(-out // 32) * 32
+    weight = F.pad(weight.float(), (0, 0, 0, padded - out))
+    bias = None if bias is None else F.pad(bias.float(), (0, padded - out))
     if interleave:
         order = torch.arange(out).view(2, out // 2 // LANES, LANES).transpose(0, 1).reshape(-1)
-        quantized, scale = quantized[order], scale[order]
-        bias = None if bias is None else bias[order]
-    padded = -(-out // 32) * 32
-    if padded > out:
-        quantized = torch.cat((quantized, quantized.new_zeros(padded - out, size)))
-        scale = torch.cat((scale, scale.new_zeros(padded - out)))
-        bias = None if bias is None else torch.cat((bias, bias.new_zeros(padded - out)))
+        weight, bias = weight[order], None if bias is None else bias[order]
+    if full:
+        tiles = weight.view(padded // 32, 32, size).transpose(1, 2).contiguous()
+        return Packed(tiles, None, bias, size, padded)
+    quantized, scale = quantize_rows(weight)
     unsigned = (quantized.to(torch.int16) + 128).to(torch.uint8)
-    tiles = unsigned.view(padded // 32, 2, LANES, size // 4, 4).permute(0, 3, 1, 2, 4)
-    bias = None if bias is None else bias.float().contiguous()
-    return Packed(tiles.contiguous(), scale.contiguous(), bias, size, padded)
+    tiles = unsigned.view(padded // 32, 32, size // 4, 4).transpose(1, 2).contiguous()
+    return Packed(tiles, scale, bias, size, padded)
 
 
-def can_compile(shape: Architecture) -> bool:
+def can_compile(shape: Architecture, full: bool = False) -> bool:
     """Whether the kernels cover this architecture, and this machine can have them."""
     sizes = (shape.hidden_size, shape.q_size, shape.kv_size, shape.intermediate_size)
     fits = (
@@ -73,7 +88,7 @@ def can_compile(shape: Architecture) -> bool:
         and not shape.sandwich
         and shape.num_heads % shape.num_kv_heads == 0
     )
-    return fits and kernels.load_library() is not None
+    return fits and kernels.load_library(full) is not None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,8 +109,8 @@ class CompiledDecoder:
     """What Decoder is, in one call of C per step.
 
     Args:
-        embedding: bf16 [vocabulary, hidden].
-        cache: bf16, so that a step reads half the bytes.
+        embedding: [vocabulary, hidden], as the cache in fp32 for fp32 weights, else in bf16, so
+            that a step reads half the bytes.
     """
 
     def __init__(
@@ -111,7 +126,7 @@ class CompiledDecoder:
         bank: LoraBank,
     ) -> None:
         self.architecture, self.cache = shape, cache
-        self._library: Any = kernels.load_library()
+        self._library: Any = kernels.load_library(cache.keys.dtype == torch.float32)
         self._bank, self._bank_version = bank, -1
         self._embedding, self._layers, self._norm, self._head = embedding, layers, norm, head
         self._rotary = [table.contiguous() for table in rotary]
@@ -139,7 +154,7 @@ class CompiledDecoder:
             rows=step.rows.data_ptr(),
             slots=step.slots.data_ptr(),
             wanted_tokens=step.wanted.data_ptr(),
-            embeddings=None if step.embeddings is None else step.embeddings.data_ptr(),
+            embeddings=pointer(step.embeddings),
             **space,
         )
         self._library.run_step(ctypes.byref(self._model), ctypes.byref(described))
@@ -172,12 +187,11 @@ class CompiledDecoder:
         """Point at weights and adapter stacks; again whenever the bank takes new memory."""
         shape = self.architecture
         for number, layer in enumerate(self._layers):
-            q_norm, k_norm = layer.q_norm, layer.k_norm
             self._described[number] = kernels.Layer(
                 attention_norm=layer.attention_norm.data_ptr(),
                 mlp_norm=layer.mlp_norm.data_ptr(),
-                q_norm=None if q_norm is None else q_norm.data_ptr(),
-                k_norm=None if k_norm is None else k_norm.data_ptr(),
+                q_norm=pointer(layer.q_norm),
+                k_norm=pointer(layer.k_norm),
                 qkv=layer.qkv.describe(),
                 o=layer.o.describe(),
                 gate_up=layer.gate_up.describe(),
@@ -213,7 +227,8 @@ class CompiledDecoder:
         shape = self.architecture
         hidden, q, wide = shape.hidden_size, shape.q_size, shape.intermediate_size
         widest = max(hidden, q, wide)
-        kinds = {"quantized": torch.int8, "sums": torch.int32}
+        full = self.cache.keys.dtype == torch.float32
+        kinds = {"operands": torch.float32 if full else torch.int8, "sums": torch.int32}
         sizes = {
             "x": (tokens, hidden),
             "y": (tokens, max(q + 2 * shape.kv_size, widest)),
@@ -221,7 +236,7 @@ class CompiledDecoder:
             "inner": (tokens, 3 * self._bank.max_rank),
             "scale": (tokens,),
             "logits": (wanted, self._head.out_size),
-            "quantized": (tokens, widest),
+            "operands": (tokens, widest),
             "sums": (tokens,),
         }
         self._space = {

@@ -32,6 +32,8 @@ from engine.store import AdapterStore
 from engine.template import ChatTemplate
 from engine.text import TextStream
 
+WORTH_WAITING = 16  # shared tokens for which a line waits until another has computed them
+
 
 def build_engine(config: EngineConfig) -> Engine:
     """An engine over one base. Raises: BaseModelError."""
@@ -80,6 +82,8 @@ class Engine:
         if request.adapter is None and not self.base.bank.optional:
             raise RequestError("the request names no adapter; here every request needs one")
         version = self._store.find(request.adapter) if request.adapter is not None else None
+        if version is not None:
+            self._store.is_ready(version)  # begins to read it beside the steps
         num_virtual = version.num_virtual if version else 0
         token_ids, spans = self._encode(request, num_virtual)
         params = request.sampling
@@ -156,7 +160,25 @@ class Engine:
                 self._start(sequence)
 
     def _is_ready(self, sequence: Sequence) -> bool:
-        return sequence.version is None or self._store.is_ready(sequence.version)
+        if sequence.version is not None and not self._store.is_ready(sequence.version):
+            return False
+        return not self._is_being_computed(sequence)
+
+    def _is_being_computed(self, sequence: Sequence) -> bool:
+        """Whether a running line is about to compute much that this one could then reuse."""
+        same = [other for other in self._scheduler.running if other.key == sequence.key]
+        ahead = [
+            other
+            for other in same
+            if other.num_pending > 1 and other.request.priority >= sequence.request.priority
+        ]
+        if not ahead:
+            return False
+        usable = sequence.token_ids[:-1]
+        now = self._prefixes.match(sequence.key, usable)[1]
+        now = max(now, *(shared_length(s.token_ids[: s.num_computed], usable) for s in same))
+        later = max(shared_length(other.token_ids, usable) for other in ahead)
+        return later - now >= WORTH_WAITING
 
     def _take_places(self, sequence: Sequence) -> bool:
         """Take a KV row and an adapter slot, or neither."""

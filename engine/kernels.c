@@ -1,13 +1,15 @@
-/* One step of an int8 decoder on a CPU: every layer, all tokens of all requests, one call.
+/* One step of a decoder on a CPU: every layer, all tokens of all requests, one call.
 
    A token's numbers depend on that token alone: int8 sums are exact, and every floating-point
    sum runs over one token's own values in a fixed order. So logits are the same bits whatever
    else is in the step, however a prompt was cut into chunks, and whether it came from a cache.
 
+   Compiled twice: as it stands for int8 weights, and with -DFULL for fp32 throughout.
    Layouts (all multiples of the 16 lanes that a vector holds):
      weights   uint8 [out/32][in/4][32][4], value + 128; one scale per output
-     adapters  bf16 A [slots][in][parts * rank], B [slots][rank][out of the part]
-     keys, values  bf16 [rows][kv_heads][time][head_dim] per layer
+               FULL: fp32 [out/32][in][32]
+     adapters  Kept A [slots][in][parts * rank], B [slots][rank][out of the part]
+     keys, values  Kept [rows][kv_heads][time][head_dim] per layer
    Vectors are GCC's, which Clang has too; only the int8 dot product names an instruction set. */
 
 #include <math.h>
@@ -24,14 +26,26 @@ typedef int32_t vi __attribute__((vector_size(64), aligned(4)));
 typedef uint32_t vu __attribute__((vector_size(64), aligned(4)));
 typedef uint16_t vh __attribute__((vector_size(32), aligned(2)));
 
+#ifdef FULL
+enum { GROUP = 1 }; /* inputs per multiplication */
+typedef float Weight, Operand, Kept;
+typedef vf Sum;
+#else
+enum { GROUP = 4 };
+typedef uint8_t Weight;
+typedef int8_t Operand;
+typedef uint16_t Kept; /* bf16 */
+typedef vi Sum;
+#endif
+
 typedef struct {
-    const uint8_t *weight;
+    const Weight *weight;
     const float *scale, *bias; /* bias may be null */
     int64_t in, out;
 } Matrix;
 
 typedef struct {
-    const uint16_t *a, *b[3]; /* a is null where no adapter changes this product */
+    const Kept *a, *b[3]; /* a is null where no adapter changes this product */
     int64_t parts, starts[4];
 } Site;
 
@@ -39,7 +53,7 @@ typedef struct {
     const float *attention_norm, *mlp_norm, *q_norm, *k_norm; /* the last two may be null */
     Matrix qkv, o, gate_up, down;
     Site adapt_qkv, adapt_o, adapt_gate_up, adapt_down;
-    uint16_t *keys, *values;
+    Kept *keys, *values;
     const float *rotary; /* [time][2][half] */
     int64_t window;
 } Layer;
@@ -47,7 +61,7 @@ typedef struct {
 typedef struct {
     int64_t layers, hidden, heads, kv_heads, head_dim, wide, half, rank, time, gelu, threads;
     float eps, attention_scale, embed_scale;
-    const uint16_t *embedding;
+    const Kept *embedding;
     const float *norm;
     Matrix head;
     const Layer *layer;
@@ -58,20 +72,25 @@ typedef struct {
     const int64_t *token_ids, *positions, *rows, *slots, *wanted_tokens;
     const float *embeddings; /* instead of the tokens' own, or null */
     float *x, *y, *attended, *inner, *scale, *logits;
-    int8_t *quantized;
+    Operand *operands;
     int32_t *sums;
 } Step;
 
 static inline vf load(const float *p) { return *(const vf *)p; }
 static inline void store(float *p, vf v) { *(vf *)p = v; }
-static inline vf load_bf16(const uint16_t *p) {
+#ifdef FULL
+static inline vf load_kept(const Kept *p) { return load(p); }
+static inline void store_kept(Kept *p, vf v) { store(p, v); }
+#else
+static inline vf load_kept(const Kept *p) {
     return (vf)(__builtin_convertvector(*(const vh *)p, vu) << 16);
 }
-static inline void store_bf16(uint16_t *p, vf v) { /* round to nearest even */
+static inline void store_kept(Kept *p, vf v) { /* round to nearest even */
     vu bits = (vu)v;
     bits += 0x7fff + ((bits >> 16) & 1);
     *(vh *)p = __builtin_convertvector(bits >> 16, vh);
 }
+#endif
 static inline vf choose(vi mask, vf yes, vf no) { return (vf)((mask & (vi)yes) | (~mask & (vi)no)); }
 static inline float total(vf v) {
 #ifdef __AVX512F__
@@ -101,20 +120,25 @@ static inline vf exponential(vf x) {
     return p * (vf)((whole + 127) << 23);
 }
 
-/* acc += four unsigned weights of each of 16 outputs times four signed activations. */
-static inline vi dot4(vi acc, const uint8_t *w, int32_t four) {
-#if defined(__AVX512VNNI__)
+/* acc += GROUP weights of each of 16 outputs times GROUP operands of a token. */
+static inline Sum dot(Sum acc, const Weight *w, const Operand *a) {
+#if defined(FULL)
+    return acc + *a * load(w);
+#elif defined(__AVX512VNNI__)
+    int32_t four;
+    memcpy(&four, a, 4);
     return (vi)_mm512_dpbusd_epi32((__m512i)acc, _mm512_loadu_si512(w), _mm512_set1_epi32(four));
 #elif defined(__AVXVNNI__)
-    __m256i halves[2], a = _mm256_set1_epi32(four);
+    int32_t four;
+    memcpy(&four, a, 4);
+    __m256i halves[2];
     memcpy(halves, &acc, 64);
     for (int i = 0; i < 2; i++)
         halves[i] = _mm256_dpbusd_avx_epi32(
-            halves[i], _mm256_loadu_si256((const __m256i *)(w + 32 * i)), a);
+            halves[i], _mm256_loadu_si256((const __m256i *)(w + 32 * i)), _mm256_set1_epi32(four));
     memcpy(&acc, halves, 64);
     return acc;
 #else
-    const int8_t *a = (const int8_t *)&four;
     for (int i = 0; i < LANES; i++)
         acc[i] += w[4 * i] * a[0] + w[4 * i + 1] * a[1] + w[4 * i + 2] * a[2] + w[4 * i + 3] * a[3];
     return acc;
@@ -138,16 +162,20 @@ typedef struct {
 static inline vf adapt(const Product *p, int64_t token, int64_t part, int64_t column, vf sum) {
     const int64_t rank = p->model->rank, slot = p->step->slots[token];
     const int64_t width = p->site->starts[part + 1] - p->site->starts[part];
-    const uint16_t *b = p->site->b[part] + slot * rank * width + column - p->site->starts[part];
+    const Kept *b = p->site->b[part] + slot * rank * width + column - p->site->starts[part];
     const float *inner = p->step->inner + (token * p->site->parts + part) * rank;
-    for (int64_t r = 0; r < rank; r++) sum += inner[r] * load_bf16(b + r * width);
+    for (int64_t r = 0; r < rank; r++) sum += inner[r] * load_kept(b + r * width);
     return sum;
 }
 
 /* Not inlined: one copy of the code, so one order of rounding, for tiles of any height. */
-static __attribute__((noinline)) vf finish(const Product *p, int64_t token, int64_t output, int64_t row, vi acc) {
+static __attribute__((noinline)) vf finish(const Product *p, int64_t token, int64_t output, int64_t row, Sum acc) {
+#ifdef FULL
+    vf sum = acc;
+#else
     vf sum = __builtin_convertvector(acc - 128 * p->step->sums[token], vf);
     sum = sum * load(p->matrix->scale + row) * p->step->scale[token];
+#endif
     if (p->matrix->bias) sum += load(p->matrix->bias + row);
     if (p->site && p->site->a && p->step->slots[token]) {
         int64_t part = 0;
@@ -169,16 +197,14 @@ static inline vf activate(vf gate, int64_t gelu) {
 static inline __attribute__((always_inline)) void tile(
     const Product *p, int64_t block, int64_t first, const int count) {
     const int64_t in = p->matrix->in;
-    const uint8_t *w = p->matrix->weight + block * 32 * in;
-    const int8_t *a = p->step->quantized + first * in;
-    vi low[8], high[8];
-    for (int m = 0; m < count; m++) low[m] = high[m] = (vi){0};
-    for (int64_t k = 0; k < in; k += 4, w += 128)
+    const Weight *w = p->matrix->weight + block * 32 * in;
+    const Operand *a = p->step->operands + first * in;
+    Sum low[8], high[8];
+    for (int m = 0; m < count; m++) low[m] = high[m] = (Sum){0};
+    for (int64_t k = 0; k < in; k += GROUP, w += 32 * GROUP)
         for (int m = 0; m < count; m++) {
-            int32_t four;
-            memcpy(&four, a + m * in + k, 4);
-            low[m] = dot4(low[m], w, four);
-            high[m] = dot4(high[m], w + 64, four);
+            low[m] = dot(low[m], w, a + m * in + k);
+            high[m] = dot(high[m], w + LANES * GROUP, a + m * in + k);
         }
     for (int m = 0; m < count; m++) {
         const int64_t token = first + m, row = block * 32;
@@ -211,6 +237,11 @@ static void multiply(const Product *p) {
     }
 }
 
+#ifdef FULL
+static void quantize(const Step *s, int64_t token, const float *x, int64_t size) {
+    memcpy(s->operands + token * size, x, size * sizeof(float));
+}
+#else
 /* A token's values to int8 with a scale of its own, and their sum for the weights' offset. */
 static void quantize(const Step *s, int64_t token, const float *x, int64_t size) {
     vf top = {0};
@@ -221,7 +252,7 @@ static void quantize(const Step *s, int64_t token, const float *x, int64_t size)
     float most = 1e-12f;
     for (int i = 0; i < LANES; i++) most = top[i] > most ? top[i] : most;
     const float scale = most / 127.0f, inverse = 127.0f / most;
-    int8_t *q = s->quantized + token * size;
+    int8_t *q = s->operands + token * size;
     int32_t sum = 0;
     for (int64_t i = 0; i < size; i++) {
         q[i] = (int8_t)lrintf(x[i] * inverse);
@@ -230,18 +261,19 @@ static void quantize(const Step *s, int64_t token, const float *x, int64_t size)
     s->scale[token] = scale;
     s->sums[token] = sum;
 }
+#endif
 
 /* inner = x A for the token's slot; four accumulators hide the latency. */
 static void shrink(const Model *m, const Step *s, const Site *site, int64_t token, const float *x,
                    int64_t size) {
     const int64_t slot = s->slots[token], width = site->parts * m->rank;
     if (!site->a || !slot) return;
-    const uint16_t *a = site->a + slot * size * width;
+    const Kept *a = site->a + slot * size * width;
     float *inner = s->inner + token * width;
     for (int64_t column = 0; column < width; column += LANES) {
         vf sum[4] = {{0}, {0}, {0}, {0}};
         for (int64_t k = 0; k < size; k += 4)
-            for (int u = 0; u < 4; u++) sum[u] += x[k + u] * load_bf16(a + (k + u) * width + column);
+            for (int u = 0; u < 4; u++) sum[u] += x[k + u] * load_kept(a + (k + u) * width + column);
         store(inner + column, (sum[0] + sum[1]) + (sum[2] + sum[3]));
     }
 }
@@ -274,7 +306,7 @@ static void rotate(float *x, const float *turn, int64_t half) {
     }
 }
 
-/* Norm and turn queries and keys in place; store keys and values as bf16. */
+/* Norm and turn queries and keys in place; store keys and values. */
 static void remember(const Model *m, const Layer *layer, const Step *s) {
     const int64_t dim = m->head_dim, q = m->heads * dim, kv = m->kv_heads * dim;
 #pragma omp for schedule(static)
@@ -290,8 +322,8 @@ static void remember(const Model *m, const Layer *layer, const Step *s) {
         for (int64_t head = 0; head < m->kv_heads; head++) {
             const int64_t at = ((s->rows[token] * m->kv_heads + head) * m->time + position) * dim;
             for (int64_t i = 0; i < dim; i += LANES) {
-                store_bf16(layer->keys + at + i, load(y + q + head * dim + i));
-                store_bf16(layer->values + at + i, load(y + q + kv + head * dim + i));
+                store_kept(layer->keys + at + i, load(y + q + head * dim + i));
+                store_kept(layer->values + at + i, load(y + q + kv + head * dim + i));
             }
         }
     }
@@ -299,15 +331,15 @@ static void remember(const Model *m, const Layer *layer, const Step *s) {
 
 /* One query head over times [first, last); vectors = head_dim / 16, constant after inlining. */
 static inline __attribute__((always_inline)) void attend(
-    const float *q, const uint16_t *keys, const uint16_t *values, float *scores, float *out,
+    const float *q, const Kept *keys, const Kept *values, float *scores, float *out,
     int64_t first, int64_t last, float scale, const int vectors) {
     const int64_t dim = vectors * LANES;
     vf query[16], sum[16];
     for (int i = 0; i < vectors; i++) query[i] = load(q + i * LANES) * scale;
     float most = -3e38f;
     for (int64_t t = first; t < last; t++) {
-        vf dot = query[0] * load_bf16(keys + t * dim);
-        for (int i = 1; i < vectors; i++) dot += query[i] * load_bf16(keys + t * dim + i * LANES);
+        vf dot = query[0] * load_kept(keys + t * dim);
+        for (int i = 1; i < vectors; i++) dot += query[i] * load_kept(keys + t * dim + i * LANES);
         const float score = total(dot);
         scores[t - first] = score;
         most = score > most ? score : most;
@@ -324,7 +356,7 @@ static inline __attribute__((always_inline)) void attend(
     for (int i = 0; i < vectors; i++) sum[i] = (vf){0};
     for (int64_t t = first; t < last; t++) {
         const float p = scores[t - first];
-        for (int i = 0; i < vectors; i++) sum[i] += p * load_bf16(values + t * dim + i * LANES);
+        for (int i = 0; i < vectors; i++) sum[i] += p * load_kept(values + t * dim + i * LANES);
     }
     for (int i = 0; i < vectors; i++) store(out + i * LANES, sum[i] * inverse);
 }
@@ -338,7 +370,7 @@ static void attention(const Model *m, const Layer *layer, const Step *s, float *
         const int64_t last = s->positions[token] + 1;
         const int64_t first = layer->window && last > layer->window ? last - layer->window : 0;
         const int64_t at = (s->rows[token] * m->kv_heads + kv) * m->time * dim;
-        const uint16_t *keys = layer->keys + at, *values = layer->values + at;
+        const Kept *keys = layer->keys + at, *values = layer->values + at;
         for (int64_t head = kv * group; head < (kv + 1) * group; head++) {
             const float *q = s->y + token * width + head * dim;
             float *out = s->attended + (token * m->heads + head) * dim;
@@ -385,7 +417,7 @@ void run_step(const Model *m, const Step *s) {
                 store(s->x + token * h + i,
                       s->embeddings
                           ? load(s->embeddings + token * h + i)
-                          : load_bf16(m->embedding + s->token_ids[token] * h + i) * m->embed_scale);
+                          : load_kept(m->embedding + s->token_ids[token] * h + i) * m->embed_scale);
         for (int64_t l = 0; l < m->layers; l++) run_layer(m, m->layer + l, s, scores);
 #pragma omp for schedule(static)
         for (int64_t i = 0; i < s->wanted; i++)

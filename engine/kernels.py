@@ -72,20 +72,25 @@ class Step(ctypes.Structure):
         ("wanted_tokens", c_void_p), ("embeddings", c_void_p),
         ("x", c_void_p), ("y", c_void_p), ("attended", c_void_p),
         ("inner", c_void_p), ("scale", c_void_p), ("logits", c_void_p),
-        ("quantized", c_void_p), ("sums", c_void_p),
+        ("operands", c_void_p), ("sums", c_void_p),
     ]  # fmt: skip
 
 
 @cache
-def load_library() -> Any | None:
-    """The kernels, compiled now if they never were on this machine; None without a compiler."""
+def load_library(full: bool = False) -> Any | None:
+    """The kernels, compiled now if they never were on this machine; None without a compiler.
+
+    Args:
+        full: for fp32 weights instead of int8.
+    """
     compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
-    path = _cache_folder() / f"kernels-{_digest()}.so"
+    flags = (*FLAGS, "-DFULL") if full else FLAGS
+    path = _cache_folder() / f"kernels-{_digest(flags)}.so"
     if not path.is_file():
         if compiler is None:
             return None
         try:
-            _compile(compiler, path)
+            _compile(compiler, flags, path)
         except (OSError, subprocess.SubprocessError) as error:
             detail = getattr(error, "stderr", "") or error
             warnings.warn(f"the C kernels don't compile here, using torch: {detail}", stacklevel=2)
@@ -96,25 +101,25 @@ def load_library() -> Any | None:
     return library
 
 
-def _compile(compiler: str, path: Path) -> None:
+def _compile(compiler: str, flags: tuple[str, ...], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         built = Path(folder) / "kernels.so"
-        command = [compiler, *FLAGS, "-shared", "-fPIC", "-o", str(built), str(SOURCE), "-lm"]
+        command = [compiler, *flags, "-shared", "-fPIC", "-o", str(built), str(SOURCE), "-lm"]
         subprocess.run(
             command, check=True, capture_output=True, text=True, timeout=COMPILE_TIMEOUT_S
         )
         built.replace(path)  # whole or not at all, also when two engines start at once
 
 
-def _digest() -> str:
+def _digest(flags: tuple[str, ...]) -> str:
     """Changes with the source, the flags and the processor that -march=native meant."""
     processor = platform.machine() + platform.processor()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.is_file():
         lines = cpuinfo.read_text().splitlines()
         processor += next((s for s in lines if s.startswith(("flags", "Features"))), "")
-    text = SOURCE.read_bytes() + repr((FLAGS, processor)).encode()
+    text = SOURCE.read_bytes() + repr((flags, processor)).encode()
     return hashlib.sha256(text).hexdigest()[:16]
 
 

@@ -171,9 +171,11 @@ def load_base(config: EngineConfig) -> LoadedBase:
         raise BaseModelError(
             f"context_tokens is {length}; {folder.name} was made for {shape.context_tokens}"
         )
-    compiled = config.compiled and quantization == "int8" and can_compile(shape)
-    # The kernels read adapters, keys and values as bf16, and ranks in whole vectors.
-    kept = torch.bfloat16 if compiled else dtype
+    full = quantization == "none"
+    compiled = config.compiled and device.type == "cpu" and (full or quantization == "int8")
+    compiled = compiled and can_compile(shape, full)
+    # Beside int8 weights the kernels read adapters, keys and values as bf16; ranks in vectors.
+    kept = torch.bfloat16 if compiled and not full else dtype
     max_rank = -(-config.max_rank // LANES) * LANES if compiled else config.max_rank
     cache = KVCache(shape, config.max_rows, length, kept, device)
     tables = [table.to(device) for table in rotary_tables(hf_config, shape, length)]
@@ -247,10 +249,10 @@ class _Builder:
         shape = self._shape
         return CompiledDecoder(
             shape,
-            embedding=self.embedding.to(torch.bfloat16).contiguous(),
+            embedding=self.embedding.to(cache.keys.dtype).contiguous(),
             layers=[self._packed_layer(number) for number in range(shape.num_layers)],
             norm=self._norm_weight("model.norm", shape.hidden_size),
-            head=pack(self._head_weight(), None),
+            head=pack(self._head_weight(), None, full=self._quantization == "none"),
             rotary=rotary,
             cache=cache,
             bank=self._bank,
@@ -293,7 +295,8 @@ class _Builder:
         shape, prefix = self._shape, f"model.layers.{number}."
 
         def packed(site: str) -> Packed:
-            return pack(*self._fused(number, site), interleave=site == "gate_up")
+            full = self._quantization == "none"
+            return pack(*self._fused(number, site), full=full, interleave=site == "gate_up")
 
         def head_norm(name: str) -> Tensor | None:
             name = f"{prefix}self_attn.{name}"

@@ -68,5 +68,5 @@ class PrefixCache:
 
 def shared_length(first: Sequence[int], second: Sequence[int]) -> int:
     """How many leading tokens two sequences share."""
-    limit = min(len(first), len(second))
-    return next((i for i in range(limit) if first[i] != second[i]), limit)
+    both = enumerate(zip(first, second, strict=False))
+    return next((i for i, (a, b) in both if a != b), min(len(first), len(second)))

@@ -28,13 +28,13 @@ class Scheduler:
         """
         while self.waiting:
             busy = Counter(sequence.request.adapter for sequence in self.running)
-            left = [sequence for sequence in self.waiting if is_ready(sequence)]
-            if not left:
-                return
-            best = min(
-                left,
+            order = sorted(
+                self.waiting,
                 key=lambda s: (-s.request.priority, busy[s.request.adapter], s.arrived),
             )
+            best = next((sequence for sequence in order if is_ready(sequence)), None)
+            if best is None:
+                return
             yield best
             if best in self.waiting:
                 return  # the caller could not start it, and nobody overtakes it

@@ -1,4 +1,4 @@
-"""The C kernels: right against fp32, and the same bits whatever else is in a step."""
+"""The C kernels: right against torch, and the same bits whatever else is in a step."""
 
 from __future__ import annotations
 
@@ -60,10 +60,12 @@ def test_kernels_are_as_close_to_fp32_as_onednn(shape: str, tmp_path: Path) -> N
         assert ours < 1.3 * reference + 1e-3
 
 
+@pytest.mark.parametrize("quantization", ["int8", "none"])
 def test_logits_are_the_same_bits_alone_in_chunks_and_among_others(
-    make_engine: Callable[..., Engine],
+    make_engine: Callable[..., Engine], quantization: str
 ) -> None:
-    engine = make_engine(quantization="int8", max_rows=8)
+    engine = make_engine(quantization=quantization, max_rows=8)
+    assert isinstance(engine.base.decoder, CompiledDecoder)
     for version in (engine._store.find(f"a{n}") for n in range(6)):
         assert engine._store.acquire(version)
     token_ids = [7 + 3 * n for n in range(40)]
@@ -84,7 +86,7 @@ def test_logits_are_the_same_bits_alone_in_chunks_and_among_others(
 def test_without_a_compiler_torch_serves_int8(
     base: Path, adapters: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("engine.kernels.load_library", lambda: None)
+    monkeypatch.setattr("engine.kernels.load_library", lambda full: None)
     engine = build(base, adapters[0], "int8", True)
     assert not isinstance(engine.base.decoder, CompiledDecoder)
     assert logits(engine, [Run(0, 1, 0, 0, 3)], [10, 11, 12]).isfinite().all()

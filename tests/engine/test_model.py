@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
@@ -47,7 +50,8 @@ def generate(model: PeftModel, token_ids: list[int], max_tokens: int) -> list[in
 @pytest.fixture(scope="module", params=SHAPES)
 def served(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Engine, PeftModel]:
+) -> tuple[list[Engine], PeftModel]:
+    """The engine in C (where it can) and in torch, and the reference."""
     folder = tmp_path_factory.mktemp(request.param)
     base = tiny_base(folder / "base", request.param)
     adapters = [
@@ -64,39 +68,41 @@ def served(
         ),
     ]
     # Small chunks: prompts are computed in pieces while other rows speak.
-    engine = build_engine(
-        EngineConfig(base=str(base), quantization="none", prefill_tokens=16, max_rows=8)
-    )
-    for number, path in enumerate(adapters):
-        engine.install_adapter(f"a{number}", engine.read_adapter(str(path)), False)
-    return engine, reference(base, adapters)
+    config = EngineConfig(base=str(base), quantization="none", prefill_tokens=16, max_rows=8)
+    engines = [build_engine(replace(config, compiled=compiled)) for compiled in (True, False)]
+    for engine in engines:
+        for number, path in enumerate(adapters):
+            engine.install_adapter(f"a{number}", engine.read_adapter(str(path)), False)
+    return engines, reference(base, adapters)
 
 
-def test_greedy_words_equal_transformers_and_peft(served: tuple[Engine, PeftModel]) -> None:
-    engine, model = served
+def test_greedy_words_equal_transformers_and_peft(
+    served: tuple[list[Engine], PeftModel],
+) -> None:
+    engines, model = served
     names = [None, "a0", "a1", "a2"]
     asked = {f"{p}/{name}": (p, name) for p in PROMPTS for name in names}
-    for _ in ("fresh", "from cached prefixes"):
-        words = run(
-            engine,
-            [request(k, p, adapter=name, max_tokens=24) for k, (p, name) in asked.items()],
-        )
-        for key, (prompt, name) in asked.items():
-            token_ids = engine.template.encode_text(prompt)
-            if name is None:
-                with model.disable_adapter():
-                    expected = generate(model, token_ids, 24)
-            else:
-                model.set_adapter(name)
-                expected = generate(model, token_ids, 24)
-            assert words[key] == expected, key
+    expected = {}
+    for key, (prompt, name) in asked.items():
+        token_ids = engines[0].template.encode_text(prompt)
+        if name is not None:
+            model.set_adapter(name)
+        with nullcontext() if name else model.disable_adapter():
+            expected[key] = generate(model, token_ids, 24)
+    for engine in engines:
+        for _ in ("fresh", "from cached prefixes"):
+            words = run(
+                engine,
+                [request(k, p, adapter=name, max_tokens=24) for k, (p, name) in asked.items()],
+            )
+            assert words == expected
 
 
 def test_logits_equal_transformers_within_a_ten_thousandth(
-    served: tuple[Engine, PeftModel],
+    served: tuple[list[Engine], PeftModel],
 ) -> None:
-    engine, model = served
-    token_ids = engine.template.encode_text(PROMPTS[2])
+    engines, model = served
+    token_ids = engines[0].template.encode_text(PROMPTS[2])
     length = len(token_ids)
     runs = [Run(0, 0, 0, 0, length)]
     step = Step(
@@ -110,4 +116,21 @@ def test_logits_equal_transformers_within_a_ten_thousandth(
     )
     with torch.no_grad(), model.disable_adapter():
         expected = model(torch.tensor([token_ids])).logits[0]
-    torch.testing.assert_close(engine.base.decoder.forward(step), expected, atol=1e-4, rtol=0)
+    for engine in engines:
+        torch.testing.assert_close(engine.base.decoder.forward(step), expected, atol=1e-4, rtol=0)
+
+
+def test_nf4_rounded_weights_are_those_that_training_over_nf4_sees(tmp_path: Path) -> None:
+    base = tiny_base(tmp_path / "base")
+    model = AutoModelForCausalLM.from_pretrained(base)
+    with torch.no_grad():
+        for weight in (m.weight for m in model.model.layers.modules() if hasattr(m, "in_features")):
+            packed, state = quantize_4bit(weight.data, quant_type="nf4", compress_statistics=True)
+            weight.copy_(dequantize_4bit(packed, state))
+    config = EngineConfig(base=str(base), quantization="none", nf4_rounded=True)
+    engine, plain = build_engine(config), build_engine(replace(config, nf4_rounded=False))
+    token_ids = engine.template.encode_text(PROMPTS[2])
+    expected = generate(model, token_ids, 24)
+    asked = request("rounded", PROMPTS[2], max_tokens=24)
+    assert run(engine, [asked])["rounded"] == expected
+    assert run(plain, [asked])["rounded"] != expected
