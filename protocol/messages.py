@@ -283,6 +283,9 @@ class Delta(Body):
 
     text: str
     agent: str | None = Field(default=None, description="who speaks, where several may (converse)")
+    emotion: str | None = Field(
+        default=None, description="with a character's first piece: the mood the line begins in"
+    )
 
 
 class Passage(Body):
@@ -315,11 +318,22 @@ class LineReply(Body):
     cause: str = Field(default="", description="why it did, for the developer")
 
 
+class Phrase(Body):
+    """A phrase of a line's text, for subtitles, moving lips and speech synthesis."""
+
+    start: Count = Field(description="where it begins in the text, in Unicode code points")
+    end: Count = Field(description="where it ends, after its last mark")
+    at_ms: float = Field(description="from the request's arrival until all of it had come")
+    begin_ms: float = Field(description="when it would begin, were the line read out from 0")
+    end_ms: float = Field(description="when it would end; a pause follows")
+
+
 class SayReply(LineReply):
     """A character has spoken."""
 
     emotion: str = ""
     actions: list[ActionCall] = Field(default=[])
+    phrases: list[Phrase] = Field(default=[], description="its timing, phrase by phrase")
 
 
 class AskReply(LineReply):

@@ -121,7 +121,8 @@ class Exchange:
     def hold(self, delta: dict[str, Any]) -> bool:
         """Keep a delta for later; True if it was merged with the one before it."""
         if self.held and self.held[-1].get("agent") == delta.get("agent"):
-            self.held[-1] = {**delta, "text": self.held[-1]["text"] + delta["text"]}
+            merged = self.held[-1]["text"] + delta["text"]
+            self.held[-1] = {**self.held[-1], **delta, "text": merged}
             return True
         self.held.append(delta)
         return False

@@ -63,7 +63,7 @@ class Again:
             self.line.fallback = not self.line.text
             self.line.ended_s = time.time()
             self.house.ended(self.line, whole=whole)
-        yield self.line.reply()
+        yield self.line.reply(self.house.world.spec.text.letters_per_s)
 
     def _sampling(self) -> SamplingParams:
         sampling, body = self.model.sampling, self.body

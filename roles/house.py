@@ -186,11 +186,12 @@ class House:
         return wire.Accepted(line=line.id, agent=line.agent, tier=line.tier, adapter=line.adapter)
 
     def spoke(self, line: Line, text: str) -> wire.Delta:
-        """A piece of a line goes out."""
-        line.text += text
+        """A piece of a line goes out; the first one with the line's mood."""
+        mood = line.emotion if not line.text else ""
+        line.heard(text)
         delta = telemetry.LineDelta(line=line.id, agent=line.agent, text=text)
         self.publish("line_delta", delta)
-        return wire.Delta(text=text)
+        return wire.Delta(text=text, emotion=mood or None)
 
     def ended(self, line: Line, *, whole: bool) -> None:
         """Tell the watchers that a line is over, and keep it."""

@@ -10,6 +10,7 @@ from engine.requests import Delta, Finished, Message, SamplingParams, Started
 from protocol import administration as admin
 from protocol import messages as wire
 from roles.errors import LineNotFoundError
+from roles.phrases import phrases
 
 KEPT_LINES = 500
 
@@ -26,6 +27,8 @@ class Line:
         routing: why this tier, adapter, budget and deadline, one sentence each.
         raw: the model's words before they are read as a reply.
         text: what was spoken.
+        pieces: for each piece of it, how long the text then was, and when that was, in
+            milliseconds after the request's arrival.
         waited_s: from the request's arrival to its handing over to the engine.
         cause: why an authored line stood in, or why it broke off; "" if nothing went wrong.
     """
@@ -50,12 +53,14 @@ class Line:
     finished: Finished | None = None
     raw: str = ""
     text: str = ""
+    pieces: list[tuple[int, float]] = field(default_factory=list)
     emotion: str = ""
     actions: list[wire.ActionCall] = field(default_factory=list)
     offered: tuple[str, ...] = ()
     fallback: bool = False
     cause: str = ""
     waited_s: float = 0.0
+    arrived_s: float = field(default_factory=time.monotonic)
     began_s: float = field(default_factory=time.time)
     ended_s: float = 0.0
 
@@ -97,10 +102,20 @@ class Line:
             "cause": self.cause,
         }
 
-    def reply(self) -> wire.SayReply:
-        """What ends a character's line on the wire."""
+    def heard(self, piece: str) -> None:
+        """A piece of it goes out now."""
+        self.text += piece
+        self.pieces.append((len(self.text), 1000 * (time.monotonic() - self.arrived_s)))
+
+    def reply(self, letters_per_s: float) -> wire.SayReply:
+        """What ends a character's line on the wire, timed for reading out at this speed."""
         return wire.SayReply.model_validate(
-            {**self.common(), "emotion": self.emotion, "actions": list(self.actions)}
+            {
+                **self.common(),
+                "emotion": self.emotion,
+                "actions": list(self.actions),
+                "phrases": phrases(self.text, self.pieces, letters_per_s),
+            }
         )
 
     def info(self) -> admin.LineInfo:

@@ -54,7 +54,7 @@ class Scene:
                         if isinstance(part, wire.SayReply):
                             replies.append(part)
                         elif isinstance(part, wire.Delta):
-                            yield wire.Delta(text=part.text, agent=npc)
+                            yield part.model_copy(update={"agent": npc})
                         elif number == 0:
                             yield part
                 if number == 0 and not self._addressed():

@@ -219,8 +219,11 @@ class TextTable(Table):
     Attributes:
         font: what it can show: "any", "latin" (up to Latin Extended-A) or "ascii".
         pieces: lines stream as they come ("words") or sentence by sentence, for speech synthesis.
+        letters_per_s: how fast lines would be read out, for the timing of their phrases; 12.5
+            are about 150 words a minute.
     """
 
+    letters_per_s: float = Field(default=12.5, gt=0, examples=["letters_per_s = 12.5"])
     font: Literal["any", "latin", "ascii"] = "any"
     pieces: Literal["words", "sentences"] = "words"
 

@@ -60,7 +60,6 @@ class Talk:
 
     async def run(self, client_deadline_s: float | None) -> AsyncGenerator[wire.Body, None]:
         """Speak: Accepted, Delta*, SayReply. What was spoken is kept, whatever happens."""
-        arrived = time.monotonic()
         if self.body.scene and self.body.speaker == PLAYER:
             await self.house.quieten(self.body.scene)
         yield self.house.began(self.line)
@@ -71,10 +70,11 @@ class Talk:
                 deadlines = self._deadlines(client_deadline_s)
                 self.line.cause = await self._obstacle(deadlines)
                 said = self._compose()
-                self.line.waited_s = time.monotonic() - arrived
+                self.line.waited_s = time.monotonic() - self.line.arrived_s
                 self.house.check(self.line)
                 async with aclosing(self._speak(deadlines)) as pieces:
                     async for piece in pieces:
+                        self.line.emotion = self.reader.mood
                         yield self.house.spoke(self.line, piece)
                 self.house.check(self.line)
                 if not self.line.text:
@@ -87,7 +87,7 @@ class Talk:
                 self._keep(said)
             self.line.ended_s = time.time()
             self.house.ended(self.line, whole=whole)
-        yield self.line.reply()
+        yield self.line.reply(self.house.world.spec.text.letters_per_s)
 
     def _check_hush(self) -> None:
         """Raises: HushedError while the game plays a scripted scene."""
