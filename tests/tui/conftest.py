@@ -22,7 +22,7 @@ from tui.page import TABS, Page
 from tui.session import Session
 
 NARROW, WIDE = (80, 24), (160, 50)
-PATIENCE_S = 60.0  # a machine that does much else on the side is slow
+PATIENCE_S = 120.0  # a machine that does much else on the side is slow
 
 
 @dataclass

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -67,15 +68,14 @@ def connection(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 async def _ready(path: Path, log: Path) -> None:
     """Wait until the characters' engine has loaded."""
-    waited = 0.0
-    while waited < START_S:
+    deadline = time.monotonic() + START_S
+    while time.monotonic() < deadline:
         if path.exists():
             with connect(path) as client:
                 agents = client.request("agents", read_fields("agents", [])).agents
                 if all(agent.state == "ready" for agent in agents if agent.tier == "npc"):
                     return
         await asyncio.sleep(0.25)
-        waited += 0.25
     raise AssertionError(f"no server after {START_S} s:\n{log.read_text(errors='replace')}")
 
 

@@ -22,6 +22,7 @@ from tui.app import ConsoleApp
 from tui.recording import ReplayLink
 from tui.session import Session
 
+PATIENCE_S = 10.0  # for each picture
 FOLDER = Path(__file__).parent / "snapshots"
 # What to press to come to each picture.
 SCREENS = {
@@ -75,10 +76,11 @@ async def _is_as_before(name: str, console: Console) -> bool:
         path.parent.mkdir(exist_ok=True)
         path.write_text(await _settled(console), encoding="utf-8")
     expected = path.read_text(encoding="utf-8")
-    for _ in range(20):  # a slow machine draws the last key late
+    deadline = time.monotonic() + PATIENCE_S
+    while time.monotonic() < deadline:  # a slow machine draws the last key late
         if _rows(console) == expected:
             return True
-        await console.pilot.pause(0.1)
+        await console.pilot.pause(0.05)
     return await _settled(console) == expected
 
 
