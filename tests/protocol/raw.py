@@ -45,7 +45,7 @@ class Raw:
     async def send_frames(self, *frames: bytes) -> None:
         await self.socket.send_multipart(frames)
 
-    async def receive(self, timeout_s: float = 5.0) -> dict[str, Any]:
+    async def receive(self, timeout_s: float = 60.0) -> dict[str, Any]:
         assert await self.socket.poll(round(timeout_s * 1000)), "no message came"
         name, frame = await self.socket.recv_multipart()
         assert name == PROTOCOL

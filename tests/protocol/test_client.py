@@ -70,19 +70,18 @@ def test_a_line_is_spoken_piece_by_piece(hosted: Hosted) -> None:
 def test_polling_never_blocks_and_two_lines_run_at_once(hosted: Hosted) -> None:
     with connect(hosted.path) as client:
         calls = [client.start("say", agent="slow", text="x") for _ in range(2)]
-        longest_s = 0.0
-        while min(len(call.text) for call in calls) < 50:
-            before = time.monotonic()
+        silent = client.start("say", agent="wait", text="x")
+        num_polls = 0
+        while num_polls < 1_000 or min(len(call.text) for call in calls) < 50:
             client.poll()
-            longest_s = max(longest_s, time.monotonic() - before)
-            time.sleep(0.002)
+            num_polls += 1
+        assert not silent.ended  # a poll that waited for it would have waited for ever
         client.cancel(calls[0])
         while not calls[0].ended:
             client.poll()
         assert isinstance(calls[0].error, Refusal)
         assert calls[0].error.code == "cancelled"
         assert not calls[1].ended
-        assert longest_s < 0.5  # it would be seconds if it waited for an answer
 
 
 def test_leaving_a_stream_early_cancels_it(hosted: Hosted) -> None:
@@ -90,7 +89,7 @@ def test_leaving_a_stream_early_cancels_it(hosted: Hosted) -> None:
         for _ in client.say("slow", "x"):
             break
         client.request("agents")
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 60
         while hosted.service.num_running and time.monotonic() < deadline:
             client.poll()
         assert hosted.service.num_running == 0
@@ -130,7 +129,7 @@ def test_a_dead_server_is_reported_in_words() -> None:
 
 def test_a_server_that_falls_silent_ends_the_open_calls(tmp_path: Path) -> None:
     host = Hosted(tmp_path)
-    config = ClientConfig(timeout_s=0.6, heartbeat_s=0.2)
+    config = ClientConfig(timeout_s=2.0, heartbeat_s=0.2)
     with connect(host.path, config) as client:
         stream = client.say("slow", "x")
         next(stream)
@@ -168,7 +167,7 @@ async def test_async_client_streams_cancels_and_asks(server: Server, service: Fa
         stream = client.stream("say", m.SayRequest(agent="wait", text="x"))
         await anext(stream)
         await stream.aclose()  # type: ignore[attr-defined]  # an async generator
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while service.num_running:
                 await asyncio.sleep(0.01)
         assert (await client.request("agents", AgentsRequest())).agents
@@ -201,7 +200,7 @@ async def test_a_watcher_sees_the_past_the_present_and_a_gap(server: Server) -> 
                     return
 
         task = asyncio.create_task(watch())
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while not server.publisher.is_watched("log") or not seen:
                 await asyncio.sleep(0.01)
             server.publish("log", Logged(level="info", text="2"))

@@ -3,7 +3,6 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from tests.protocol.raw import Raw
 from tests.protocol.test_codec import BAD_FRAMES
 
 
-async def until(condition: Any, timeout_s: float = 5.0) -> None:
+async def until(condition: Any, timeout_s: float = 60.0) -> None:
     async with asyncio.timeout(timeout_s):
         while not condition():
             await asyncio.sleep(0.01)
@@ -163,7 +162,7 @@ async def test_control_answers_while_the_work_thread_hangs(server: Server) -> No
             "def ask(t, i, body={}):\n"
             "    frame = msgpack.packb({'t': t, 'id': i, 'body': body})\n"
             "    socket.send_multipart([b'NPC/1', frame])\n"
-            "    assert socket.poll(5000)\n"
+            "    assert socket.poll(60_000)\n"
             "    return msgpack.unpackb(socket.recv_multipart()[1])\n"
             "ask('hello', 'h', {'session': sys.argv[2], 'token': sys.argv[3]})\n"
             "print('ready', flush=True)\n"
@@ -173,17 +172,16 @@ async def test_control_answers_while_the_work_thread_hangs(server: Server) -> No
             "print(ask('ping', 'p1')['body']['work_age_ms'], flush=True)\n"
         )
         arguments = [server.connection.control, control.session, control.token]
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-c", script, *arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-        )
-        assert process.stdout is not None
-        assert process.stdin is not None
-        assert await process.stdout.readline() == b"ready\n"
-        process.stdin.write(b"go\n")
-        await process.stdin.drain()
-        time.sleep(1.0)  # the work loop hangs
-        age_ms = int(await process.stdout.readline())
-        await process.wait()
+        with subprocess.Popen(
+            [sys.executable, "-c", script, *arguments],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        ) as process:  # fmt: skip
+            assert process.stdout is not None
+            assert process.stdin is not None
+            assert await asyncio.to_thread(process.stdout.readline) == "ready\n"
+            process.stdin.write("go\n")
+            process.stdin.flush()
+            age_ms = int(process.stdout.readline())  # the work loop hangs until it has come
     assert age_ms >= 250
 
 
@@ -257,7 +255,7 @@ async def test_a_flooding_session_is_slowed_down(service: FakeService, tmp_path:
     await server.start()
     async with Raw(server.connection) as client:
         await client.hello()
-        codes = [(await client.ask("agents"))["body"].get("code") for _ in range(20)]
+        codes = [(await client.ask("agents"))["body"].get("code") for _ in range(100)]
         assert codes.count("busy") >= 9
         assert codes[:10] == [None] * 10
     await server.close()
@@ -271,8 +269,8 @@ async def test_drain_ends_what_runs_and_refuses_what_comes(
         await client.send("say", {"agent": "echo", "text": "to the end"}, id="short")
         await client.send("say", {"agent": "wait", "text": "x"}, id="long")
         await until(lambda: service.num_running >= 1)
-        drain = asyncio.create_task(server.dispatcher.drain(0.2))
-        await asyncio.sleep(0.05)
+        drain = asyncio.create_task(server.dispatcher.drain(2.0))
+        await asyncio.sleep(0)
         await client.send("agents", id="late")
         ends: dict[str, Any] = {}
         notices = []
