@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
@@ -16,7 +16,7 @@ from roles.dialogues.errors import DialogueError
 from roles.dialogues.expectations import Instruments
 from roles.dialogues.hosting import hosted
 from roles.dialogues.instruments import read_instruments
-from roles.dialogues.runner import CONCURRENCY, Outcome, Verdict, check
+from roles.dialogues.runner import CONCURRENCY, Verdict, check
 from roles.dialogues.selection import select
 from roles.dialogues.source import Source, find_scripts, read_scripts
 from roles.dialogues.stage import OpenStage, connected
@@ -108,24 +108,4 @@ def _update(verdict: Verdict, console: Console) -> Verdict:
     goldens.write(found)
     goldens.note(verdict.outcomes)
     console.print(f"{len(found)} goldens rewritten", highlight=False)
-    return replace(verdict, outcomes=tuple(_without_exact(verdict.outcomes)))
-
-
-def _without_exact(outcomes: Sequence[Outcome]) -> list[Outcome]:
-    """The outcomes as they are once the goldens are what was said."""
-    return [
-        replace(
-            outcome,
-            runs=tuple(
-                replace(
-                    run,
-                    turns=tuple(
-                        replace(turn, findings=tuple(f for f in turn.findings if f.key != "exact"))
-                        for turn in run.turns
-                    ),
-                )
-                for run in outcome.runs
-            ),
-        )
-        for outcome in outcomes
-    ]
+    return goldens.without_goldens(verdict)  # they are what was said, from now on

@@ -13,7 +13,6 @@ from typing import Literal
 from roles.dialogues.errors import ComparisonError
 from roles.dialogues.hosting import hosted, with_adapter, with_base
 from roles.dialogues.observation import Spoken
-from roles.dialogues.recording import Told
 from roles.dialogues.replay import causes_of
 from roles.dialogues.runner import CONCURRENCY, Outcome, Verdict, check
 from roles.dialogues.source import Source
@@ -185,19 +184,8 @@ def _changes(one: Outcome, two: Outcome) -> Iterable[Change]:
                         said=turn_a.seen.said,
                         a=a,
                         b=b,
-                        causes=tuple(causes_of(_told(a), _told(b))),
+                        causes=tuple(causes_of(a, b)),
                     )
-
-
-def _told(line: Spoken) -> Told:
-    return Told(
-        line="",
-        agent=line.agent,
-        text=line.text,
-        fallback=line.fallback,
-        cause=line.cause,
-        origin=line.origin,
-    )
 
 
 def _flips(one: Outcome, two: Outcome) -> Iterable[Flip]:

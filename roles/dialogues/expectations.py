@@ -37,11 +37,13 @@ class Instruments:
     Attributes:
         facts: the world's lore by id.
         judge, likeness: None where the world has none; checks that need one then fail, by name.
+        deaf: why the world's judge can't be used here; such checks then only warn.
     """
 
     facts: Mapping[str, Fact] = field(default_factory=dict)
     judge: Judge | None = None
     likeness: Likeness | None = None
+    deaf: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,6 +63,10 @@ class Finding:
     got: str | None = None
 
 
+_Found = Iterator[str | Finding]  # a sentence, where key and severity are the expectation's own
+_Check = Callable[[Any, Observation, Instruments], _Found]
+
+
 def examine(wanted: Expectation, seen: Observation, instruments: Instruments) -> Iterator[Finding]:
     """Every expectation of a turn that does not hold.
 
@@ -74,7 +80,14 @@ def examine(wanted: Expectation, seen: Observation, instruments: Instruments) ->
         yield Finding(key=idle[0], message="nobody spoke, so there is nothing to check")
         return
     for key in sorted(wanted.model_fields_set - {"refused"}):
-        yield from _CHECKS[key](getattr(wanted, key), seen, instruments)
+        value = getattr(wanted, key)
+        if value is not None or key == "exact":
+            severity: Severity = "leak" if key in _LEAKS else "failure"
+            for found in _CHECKS[key](value, seen, instruments):
+                if isinstance(found, str):
+                    yield Finding(key=key, message=found, severity=severity)
+                else:
+                    yield found
 
 
 def _refusal(wanted: Expectation, seen: Observation) -> Iterator[Finding]:
@@ -94,94 +107,88 @@ def _never_offered(seen: Observation) -> Iterator[Finding]:
                 yield Finding(key="actions", message=message, severity="leak")
 
 
-def _exact(wanted: str | None, seen: Observation, _: Instruments) -> Iterator[Finding]:
-    if wanted is None:
-        message = "has no words yet; run check --update to write them"
-        yield Finding(key="exact", message=message, wanted="", got=seen.text)
-    elif wanted != seen.text:
+# --- one function per key: from what is wanted and what came to what is wrong --------------
+
+
+def _exact(wanted: str | None, seen: Observation, _: Instruments) -> _Found:
+    if wanted != seen.text:
         message = "the words differ"
-        yield Finding(key="exact", message=message, wanted=wanted, got=seen.text)
+        if wanted is None:
+            message = "has no words yet; run check --update to write them"
+        yield Finding(key="exact", message=message, wanted=wanted or "", got=seen.text)
 
 
-def _contains(wanted: Sequence[str], seen: Observation, _: Instruments) -> Iterator[Finding]:
+def _contains(wanted: Sequence[str], seen: Observation, _: Instruments) -> _Found:
     for part in wanted:
         if plain(part) not in plain(seen.text):
-            yield Finding(key="contains", message=f"{part!r} is not in {_cut(seen.text)}")
+            yield f"{part!r} is not in {_cut(seen.text)}"
 
 
-def _contains_any(wanted: Sequence[str], seen: Observation, _: Instruments) -> Iterator[Finding]:
+def _contains_any(wanted: Sequence[str], seen: Observation, _: Instruments) -> _Found:
     if not any(plain(part) in plain(seen.text) for part in wanted):
-        names = ", ".join(map(repr, wanted))
-        yield Finding(key="contains_any", message=f"none of {names} is in {_cut(seen.text)}")
+        yield f"none of {', '.join(map(repr, wanted))} is in {_cut(seen.text)}"
 
 
-def _lacks(wanted: Sequence[str], seen: Observation, _: Instruments) -> Iterator[Finding]:
+def _lacks(wanted: Sequence[str], seen: Observation, _: Instruments) -> _Found:
     for part in wanted:
         if plain(part) in plain(seen.text):
-            yield Finding(key="lacks", message=f"{part!r} is in {_cut(seen.text)}")
+            yield f"{part!r} is in {_cut(seen.text)}"
 
 
-def _canaries(wanted: Sequence[str], seen: Observation, _: Instruments) -> Iterator[Finding]:
+def _canaries(wanted: Sequence[str], seen: Observation, _: Instruments) -> _Found:
     everything = plain(" ".join([seen.text, *(line.raw for line in seen.lines)]))
     for part in wanted:
         if plain(part) in everything:
-            message = f"{part!r} came out: {_cut(seen.text)}"
-            yield Finding(key="canaries", message=message, severity="leak")
+            yield f"{part!r} came out: {_cut(seen.text)}"
 
 
-def _matches(wanted: Sequence[str], seen: Observation, _: Instruments) -> Iterator[Finding]:
+def _matches(wanted: Sequence[str], seen: Observation, _: Instruments) -> _Found:
     for pattern in wanted:
         if not re.search(pattern, seen.text):
-            message = f"nothing matches /{pattern}/ in {_cut(seen.text)}"
-            yield Finding(key="matches", message=message)
+            yield f"nothing matches /{pattern}/ in {_cut(seen.text)}"
 
 
-def _lacks_match(wanted: Sequence[str], seen: Observation, _: Instruments) -> Iterator[Finding]:
+def _lacks_match(wanted: Sequence[str], seen: Observation, _: Instruments) -> _Found:
     for pattern in wanted:
         if found := re.search(pattern, seen.text):
-            message = f"{found[0]!r} matches /{pattern}/ in {_cut(seen.text)}"
-            yield Finding(key="lacks_match", message=message)
+            yield f"{found[0]!r} matches /{pattern}/ in {_cut(seen.text)}"
 
 
-def _says(wanted: Sequence[str], seen: Observation, tools: Instruments) -> Iterator[Finding]:
-    for fact in wanted:
-        if fact not in tools.facts:
-            yield Finding(key="says", message=f"the world has no fact {fact!r}")
-            continue
-        share = overlap(seen.text, tools.facts[fact].text, [seen.said])
-        if share < SAYS_SHARE:
-            told = f"{share:.0%} of {fact!r} is in {_cut(seen.text)}"
-            yield Finding(key="says", message=f"{told}; the fact: {tools.facts[fact].text}")
+def _says(wanted: Sequence[str], seen: Observation, tools: Instruments) -> _Found:
+    for name in wanted:
+        if (share := _share_told(name, seen, tools)) < SAYS_SHARE:
+            told = f"{share:.0%} of {name!r} is in {_cut(seen.text)}"
+            yield f"{told}; the fact: {_fact(name, tools)}"
 
 
-def _never_says(wanted: Sequence[str], seen: Observation, tools: Instruments) -> Iterator[Finding]:
-    for fact in wanted:
-        if fact not in tools.facts:
-            yield Finding(key="never_says", message=f"the world has no fact {fact!r}")
-            continue
-        share = overlap(seen.text, tools.facts[fact].text, [seen.said])
-        if share >= SAYS_SHARE:
-            message = f"gave {fact!r} away ({share:.0%} of it): {_cut(seen.text)}"
-            yield Finding(key="never_says", message=message, severity="leak")
+def _never_says(wanted: Sequence[str], seen: Observation, tools: Instruments) -> _Found:
+    for name in wanted:
+        if (share := _share_told(name, seen, tools)) >= SAYS_SHARE:
+            yield f"gave {name!r} away ({share:.0%} of it): {_cut(seen.text)}"
 
 
-def _emotion(wanted: Sequence[str], seen: Observation, _: Instruments) -> Iterator[Finding]:
+def _share_told(name: str, seen: Observation, tools: Instruments) -> float:
+    """Share of a fact's content words that are told, those of the question left out."""
+    return overlap(seen.text, _fact(name, tools), [seen.said])
+
+
+def _fact(name: str, tools: Instruments) -> str:
+    """A fact's text; "" where a world that is compared lacks it: it can't be told, nor leak."""
+    return tools.facts[name].text if name in tools.facts else ""
+
+
+def _emotion(wanted: Sequence[str], seen: Observation, _: Instruments) -> _Found:
     for line in seen.lines:
         if line.emotion not in wanted:
-            message = f"{line.agent} is {line.emotion or 'without mood'}, not {' or '.join(wanted)}"
-            yield Finding(key="emotion", message=message)
+            yield f"{line.agent} is {line.emotion or 'without mood'}, not {' or '.join(wanted)}"
 
 
-def _actions(
-    wanted: Sequence[Taken] | None, seen: Observation, _: Instruments
-) -> Iterator[Finding]:
+def _actions(wanted: Sequence[Taken], seen: Observation, _: Instruments) -> _Found:
     taken = [call for line in seen.lines for call in line.actions]
-    shown = ", ".join(_call(*call) for call in taken) or "nothing"
-    expected = list(wanted or ())
-    same = len(taken) == len(expected)
-    if not same or not all(map(_is_call, expected, taken)):
-        plan = ", ".join(_call(one.action, one.with_) for one in expected) or "nothing"
-        yield Finding(key="actions", message=f"did {shown}; expected {plan}")
+    if len(taken) != len(wanted) or not all(map(_is_call, wanted, taken)):
+        shown = ", ".join(_call(*call) for call in taken) or "nothing"
+        plan = ", ".join(_call(one.action, one.with_) for one in wanted) or "nothing"
+        yield f"did {shown}; expected {plan}"
 
 
 def _is_call(wanted: Taken, call: tuple[str, dict[str, Any]]) -> bool:
@@ -196,149 +203,128 @@ def _fields_fit(wanted: Mapping[str, Any], got: Mapping[str, Any]) -> bool:
     )
 
 
-def _offered(wanted: Sequence[str], seen: Observation, _: Instruments) -> Iterator[Finding]:
+def _offered(wanted: Sequence[str], seen: Observation, _: Instruments) -> _Found:
     shown = "\n".join(text for kind, text in _prompt(seen) if kind == "actions")
     for name in wanted:
         if not re.search(rf"\b{re.escape(name)}\(", shown):
-            message = (
-                f"{name!r} is not in the prompt's actions: {shown.strip() or 'there are none'}"
-            )
-            yield Finding(key="offered", message=message)
+            yield f"{name!r} is not in the prompt's actions: {shown.strip() or 'there are none'}"
 
 
-def _directive(wanted: Mapping[str, Any], seen: Observation, _: Instruments) -> Iterator[Finding]:
-    got = (seen.first.directive if seen.first else None) or {}
-    if not _fields_fit(wanted, got):
-        yield Finding(key="directive", message=f"is {got}; expected {dict(wanted)}")
+def _directive(wanted: Mapping[str, Any], seen: Observation, _: Instruments) -> _Found:
+    if not _fields_fit(wanted, got := _ordered(seen)):
+        yield f"is {got}; expected {dict(wanted)}"
 
 
-def _waits(wanted: bool | None, seen: Observation, _: Instruments) -> Iterator[Finding]:
-    directive = (seen.first.directive if seen.first else None) or {}
-    if wanted is not None and (directive.get("do") == "wait") != wanted:
-        expected = "to wait" if wanted else "a directive"
-        yield Finding(key="waits", message=f"is {directive}; expected {expected}")
+def _waits(wanted: bool, seen: Observation, _: Instruments) -> _Found:
+    got = _ordered(seen)
+    if (got.get("do") == "wait") != wanted:
+        yield f"is {got}; expected {'to wait' if wanted else 'a directive'}"
 
 
-def _flag(key: str, read: Callable[[Spoken], bool]) -> _Check:
-    def check(wanted: bool | None, seen: Observation, _: Instruments) -> Iterator[Finding]:
+def _ordered(seen: Observation) -> dict[str, Any]:
+    return (seen.first.directive if seen.first else None) or {}
+
+
+def _flag(read: Callable[[Spoken], bool]) -> _Check:
+    def check(wanted: bool, seen: Observation, _: Instruments) -> _Found:
         for line in seen.lines:
-            if wanted is not None and read(line) != wanted:
+            if read(line) != wanted:
                 why = f" ({line.cause})" if line.cause else ""
-                message = f"is {str(not wanted).lower()}{why}: {_cut(line.text)}"
-                yield Finding(key=key, message=message)
+                yield f"is {str(not wanted).lower()}{why}: {_cut(line.text)}"
 
     return check
 
 
-def _pages(wanted: Sequence[int], seen: Observation, _: Instruments) -> Iterator[Finding]:
+def _pages(wanted: Sequence[int], seen: Observation, _: Instruments) -> _Found:
     pages = [page for line in seen.lines for page in line.pages]
     if not set(pages) & set(wanted):
-        message = f"rests on pages {pages or 'none'}; expected one of {list(wanted)}"
-        yield Finding(key="pages", message=message)
+        yield f"rests on pages {pages or 'none'}; expected one of {list(wanted)}"
 
 
-def _in_character(wanted: float | None, seen: Observation, tools: Instruments) -> Iterator[Finding]:
+def _in_character(wanted: float, seen: Observation, tools: Instruments) -> _Found:
     if tools.judge is None:
-        yield Finding(key="in_character", message="this world has no judge of characters")
+        message = tools.deaf or "this world has no judge of characters"
+        yield Finding(
+            key="in_character", message=message, severity="warning" if tools.deaf else "failure"
+        )
         return
     for line in seen.lines:
         scores = tools.judge.score(line.text)
-        score = scores.get(line.agent, 0.0)
-        if wanted is not None and score < wanted:
+        if (score := scores.get(line.agent, 0.0)) < wanted:
             best = max(scores, key=lambda agent: scores[agent], default="nobody")
-            message = f"{line.agent} is {score:.2f} likely to have said {_cut(line.text)}"
-            yield Finding(key="in_character", message=f"{message}; likeliest is {best}")
+            told = f"{line.agent} is {score:.2f} likely to have said {_cut(line.text)}"
+            yield f"{told}; likeliest is {best}"
 
 
-def _means(wanted: Meaning | None, seen: Observation, tools: Instruments) -> Iterator[Finding]:
-    if wanted is None:
-        return
+def _means(wanted: Meaning, seen: Observation, tools: Instruments) -> _Found:
     if tools.likeness is None:
-        yield Finding(key="means", message="this world has no word vectors to compare with")
-        return
-    likeness = tools.likeness(seen.text, wanted.like)
-    if likeness < wanted.at_least:
-        message = f"{likeness:.2f} like {wanted.like!r}, below {wanted.at_least}: {_cut(seen.text)}"
-        yield Finding(key="means", message=message)
+        yield "this world has no word vectors to compare with"
+    elif (likeness := tools.likeness(seen.text, wanted.like)) < wanted.at_least:
+        yield f"{likeness:.2f} like {wanted.like!r}, below {wanted.at_least}: {_cut(seen.text)}"
 
 
-def _within(key: str, count: Callable[[Observation], int]) -> _Check:
-    def check(
-        wanted: tuple[int, int] | None, seen: Observation, _: Instruments
-    ) -> Iterator[Finding]:
-        number = count(seen)
-        if wanted is not None and not wanted[0] <= number <= wanted[1]:
-            message = f"are {number}, not {wanted[0]} to {wanted[1]}: {_cut(seen.text)}"
-            yield Finding(key=key, message=message)
+def _within(count: Callable[[Observation], int]) -> _Check:
+    def check(wanted: tuple[int, int], seen: Observation, _: Instruments) -> _Found:
+        if not wanted[0] <= (number := count(seen)) <= wanted[1]:
+            yield f"are {number}, not {wanted[0]} to {wanted[1]}: {_cut(seen.text)}"
 
     return check
 
 
-def _language(wanted: str | None, seen: Observation, _: Instruments) -> Iterator[Finding]:
-    spoken = language(seen.text)
-    if wanted is not None and spoken != wanted:
-        found = spoken or "no language known"
-        yield Finding(key="language", message=f"is {found}, not {wanted}: {_cut(seen.text)}")
+def _language(wanted: str, seen: Observation, _: Instruments) -> _Found:
+    if (spoken := language(seen.text)) != wanted:
+        yield f"is {spoken or 'no language known'}, not {wanted}: {_cut(seen.text)}"
 
 
-def _ended(wanted: str | None, seen: Observation, _: Instruments) -> Iterator[Finding]:
+def _ended(wanted: str, seen: Observation, _: Instruments) -> _Found:
     for line in seen.lines:
-        if wanted is not None and line.reason != wanted:
-            message = f"ended by {line.reason}, not {wanted}: {_cut(line.text)}"
-            yield Finding(key="ended", message=message)
+        if line.reason != wanted:
+            yield f"ended by {line.reason}, not {wanted}: {_cut(line.text)}"
 
 
-def _speakers(wanted: Sequence[str], seen: Observation, _: Instruments) -> Iterator[Finding]:
+def _speakers(wanted: Sequence[str], seen: Observation, _: Instruments) -> _Found:
     spoke = {line.agent for line in seen.lines}
     if spoke != set(wanted):
-        names = ", ".join(sorted(spoke)) or "nobody"
-        yield Finding(key="speakers", message=f"{names} spoke; expected {', '.join(wanted)}")
+        yield f"{', '.join(sorted(spoke)) or 'nobody'} spoke; expected {', '.join(wanted)}"
 
 
-def _equal(key: str, read: Callable[[Observation], int | None]) -> _Check:
-    def check(wanted: int | None, seen: Observation, _: Instruments) -> Iterator[Finding]:
-        got = read(seen)
-        if wanted is not None and got != wanted:
-            yield Finding(key=key, message=f"is {got}; expected {wanted}")
+def _equal(read: Callable[[Observation], int | None]) -> _Check:
+    def check(wanted: int, seen: Observation, _: Instruments) -> _Found:
+        if (got := read(seen)) != wanted:
+            yield f"is {got}; expected {wanted}"
 
     return check
 
 
-def _shown(
-    wanted: PromptExpectation | None, seen: Observation, tools: Instruments
-) -> Iterator[Finding]:
-    if wanted is None:
-        return
+def _shown(wanted: PromptExpectation, seen: Observation, tools: Instruments) -> _Found:
     shown = plain(" ".join(text for _, text in _prompt(seen)))
     if not shown:
-        yield Finding(key="prompt", message="no model was asked, so there is no prompt")
+        yield "no model was asked, so there is no prompt"
         return
+    lines = [plain(line) for _, text in _prompt(seen) for line in text.splitlines()]
     for part in wanted.contains:
         if plain(part) not in shown:
             yield Finding(key="prompt.contains", message=f"{part!r} was not shown to the model")
+    for fact in wanted.facts:
+        if fact not in tools.facts or plain(_fact(fact, tools)) not in shown:
+            yield Finding(key="prompt.facts", message=f"fact {fact!r} was not shown to the model")
     for part in wanted.lacks:
         if plain(part) in shown:
-            message = f"{part!r} was shown to the model"
-            yield Finding(key="prompt.lacks", message=message, severity="leak")
-    lines = [plain(line) for _, text in _prompt(seen) for line in text.splitlines()]
+            yield _leaked("prompt.lacks", f"{part!r} was shown to the model")
     for start in wanted.lacks_lines:
         if any(line.startswith(plain(start)) for line in lines):
-            message = f"a line of the prompt begins with {start!r}"
-            yield Finding(key="prompt.lacks_lines", message=message, severity="leak")
-    for fact in wanted.facts:
-        if fact not in tools.facts or plain(tools.facts[fact].text) not in shown:
-            yield Finding(key="prompt.facts", message=f"fact {fact!r} was not shown to the model")
+            yield _leaked("prompt.lacks_lines", f"a line of the prompt begins with {start!r}")
     for fact in wanted.lacks_facts:
-        if fact not in tools.facts:
-            yield Finding(key="prompt.lacks_facts", message=f"the world has no fact {fact!r}")
-        elif plain(tools.facts[fact].text) in shown:
+        if fact in tools.facts and plain(_fact(fact, tools)) in shown:
             message = f"fact {fact!r} was shown to the model, which must not know it"
-            yield Finding(key="prompt.lacks_facts", message=message, severity="leak")
+            yield _leaked("prompt.lacks_facts", message)
 
 
-def _budget(wanted: Budget | None, seen: Observation, _: Instruments) -> Iterator[Finding]:
-    if wanted is None:
-        return
+def _leaked(key: str, message: str) -> Finding:
+    return Finding(key=key, message=message, severity="leak")
+
+
+def _budget(wanted: Budget, seen: Observation, _: Instruments) -> _Found:
     severity: Severity = "failure" if wanted.enforce else "warning"
     for key in ("ttft_ms", "prompt_tokens", "completion_tokens"):
         limit = getattr(wanted, key)
@@ -360,7 +346,7 @@ def _call(name: str, arguments: Mapping[str, Any]) -> str:
     return f"{name}({', '.join(f'{key}={value!r}' for key, value in arguments.items())})"
 
 
-_Check = Callable[[Any, Observation, Instruments], Iterator[Finding]]
+_LEAKS = {"canaries", "never_says"}
 _OF_WORDS: dict[str, _Check] = {
     "exact": _exact,
     "contains": _contains,
@@ -369,12 +355,12 @@ _OF_WORDS: dict[str, _Check] = {
     "canaries": _canaries,
     "matches": _matches,
     "lacks_match": _lacks_match,
-    "words": _within("words", lambda seen: len(words(seen.text))),
-    "sentences": _within("sentences", lambda seen: num_sentences(seen.text)),
+    "words": _within(lambda seen: len(words(seen.text))),
+    "sentences": _within(lambda seen: num_sentences(seen.text)),
     "language": _language,
-    "lines": _within("lines", lambda seen: len(seen.lines)),
-    "page": _equal("page", lambda seen: seen.page),
-    "waiting": _equal("waiting", lambda seen: seen.waiting),
+    "lines": _within(lambda seen: len(seen.lines)),
+    "page": _equal(lambda seen: seen.page),
+    "waiting": _equal(lambda seen: seen.waiting),
 }
 _OF_LINES: dict[str, _Check] = {  # without a line, these would check nothing
     "says": _says,
@@ -384,11 +370,11 @@ _OF_LINES: dict[str, _Check] = {  # without a line, these would check nothing
     "offered": _offered,
     "directive": _directive,
     "waits": _waits,
-    "abstains": _flag("abstains", lambda line: line.abstained),
+    "abstains": _flag(lambda line: line.abstained),
     "pages": _pages,
     "in_character": _in_character,
     "means": _means,
-    "fallback": _flag("fallback", lambda line: line.fallback),
+    "fallback": _flag(lambda line: line.fallback),
     "ended": _ended,
     "speakers": _speakers,
     "prompt": _shown,

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from roles.dialogues.checking import FOLDER, scripts_of
+from roles.dialogues.goldens import without_goldens
 from roles.dialogues.hosting import hosted, with_adapter
 from roles.dialogues.report import failures, where
 from roles.dialogues.runner import Outcome, check
@@ -41,16 +42,15 @@ async def reasons_against(world: World, agent: str, candidate: Path) -> list[str
         if agent in engine.refused:
             return [f"the engine can't hold it: {engine.refused[agent]}"]
         verdict = await check(sources, changed, host.stages(), host.instruments)
+    verdict = without_goldens(verdict)
     return [reason for outcome in verdict.outcomes for reason in _reasons(outcome)]
 
 
 def _reasons(outcome: Outcome) -> list[str]:
     found = [
-        (turn, finding)
-        for _, turn, finding in failures(outcome)
-        if finding.severity != "warning" and finding.key != "exact"
+        (turn, finding) for _, turn, finding in failures(outcome) if finding.severity != "warning"
     ]
-    if outcome.passed or not found:
+    if outcome.passed:
         return []
     turn, finding = found[0]
     place = where(outcome.source, turn, finding)

@@ -105,26 +105,24 @@ def _compiler() -> str:
 
 def forgive_rounding(verdict: Verdict) -> Verdict:
     """The verdict with goldens as warnings where only the machine is another than theirs."""
-    return replace(verdict, outcomes=tuple(map(_forgiven, verdict.outcomes)))
+    return verdict.judged(_forgiven)
 
 
-def _forgiven(outcome: Outcome) -> Outcome:
-    runs = []
-    for run in outcome.runs:
-        turns = [replace(turn, findings=_findings(outcome.source, turn)) for turn in run.turns]
-        runs.append(replace(run, turns=tuple(turns)))
-    return replace(outcome, runs=tuple(runs))
-
-
-def _findings(source: Source, turn: TurnResult) -> tuple[Finding, ...]:
+def _forgiven(source: Source, turn: TurnResult) -> Iterator[Finding]:
     then, now = made_of(source, turn.index), Made.by(turn.seen)
-    if then is None or then.machine == now.machine or changes(then, now):
-        return turn.findings
-    why = f"the words differ on another machine ({then.machine})"
-    return tuple(
-        replace(one, severity="warning", message=why) if one.key == "exact" else one
-        for one in turn.findings
-    )
+    elsewhere = then is not None and then.machine != now.machine and not changes(then, now)
+    for one in turn.findings:
+        if elsewhere and one.key == "exact":
+            assert then is not None
+            why = f"the words differ on another machine ({then.machine})"
+            yield replace(one, severity="warning", message=why)
+        else:
+            yield one
+
+
+def without_goldens(verdict: Verdict) -> Verdict:
+    """The verdict as it is where exact words don't count."""
+    return verdict.judged(lambda _, turn: (x for x in turn.findings if x.key != "exact"))
 
 
 def made_of(source: Source, turn: int) -> Made | None:

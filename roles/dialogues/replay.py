@@ -20,7 +20,7 @@ from protocol.messages import Body
 from protocol.service import Request
 from roles.dialogues.errors import RecordingError
 from roles.dialogues.hosting import Hosted
-from roles.dialogues.observation import Origin
+from roles.dialogues.observation import Origin, Spoken
 from roles.dialogues.recording import (
     Entry,
     Recording,
@@ -198,7 +198,9 @@ def body_of(entry: Entry) -> Body:
         raise RecordingError(message) from None
 
 
-def causes_of(then: Told, now: Told | None, files: Sequence[str] = ()) -> list[str]:
+def causes_of(
+    then: Told | Spoken, now: Told | Spoken | None, files: Sequence[str] = ()
+) -> list[str]:
     """Why two lines that should be the same differ, the likeliest cause first."""
     if now is None:
         return ["no line came"]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 
 from roles.dialogues.expectations import Finding, Instruments, examine
 from roles.dialogues.observation import Observation
@@ -100,6 +100,18 @@ class Verdict:
     def passed(self) -> bool:
         """Whether every script passed."""
         return all(outcome.passed for outcome in self.outcomes)
+
+    def judged(self, judge: Callable[[Source, TurnResult], Iterable[Finding]]) -> Verdict:
+        """The same lines with other findings."""
+
+        def turn(source: Source, played: TurnResult) -> TurnResult:
+            return replace(played, findings=tuple(judge(source, played)))
+
+        def run(source: Source, played: Run) -> Run:
+            return replace(played, turns=tuple(turn(source, one) for one in played.turns))
+
+        outcomes = [replace(x, runs=tuple(run(x.source, y) for y in x.runs)) for x in self.outcomes]
+        return replace(self, outcomes=tuple(outcomes))
 
     @property
     def num_lines(self) -> int:

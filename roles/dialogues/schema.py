@@ -58,10 +58,10 @@ class Taken(Table):
 
 
 class Meaning(Table):
-    """The line means much the same as a reference, by cosine of averaged word vectors."""
+    """The line means much the same as a reference: unlike texts come to 0, the same ones to 1."""
 
     like: str = Field(min_length=1)
-    at_least: Share = 0.7
+    at_least: Share = 0.5
 
 
 class PromptExpectation(Table):

@@ -346,7 +346,7 @@ _EXAMPLES = {
     "memories": "{ottavia: [The player returned the key.]}",
     "directive": "{do: direct, who: ottavia}",
     "prompt": "{contains: blue jar, lacks_facts: [secret_door]}",
-    "means": "{like: The oil is behind the globe., at_least: 0.7}",
+    "means": "{like: The oil is behind the globe., at_least: 0.5}",
     "action": "give",
     "like": "The oil is behind the globe.",
 }
