@@ -29,7 +29,12 @@ def main() -> None:
     arguments = parser.parse_args()
     lines = arguments.text.read_text(encoding="utf-8").splitlines()[: arguments.rows]
     chats = [json.loads(line)["messages"] for line in lines]
-    kinds = {"fp32": ("none", False), "int8 torch": ("int8", False), "int8 C": ("int8", True)}
+    kinds = {
+        "fp32": ("none", False),
+        "fp32 C": ("none", True),
+        "int8 torch": ("int8", False),
+        "int8 C": ("int8", True),
+    }
     report = {name: perplexity(arguments, chats, *kind) for name, kind in kinds.items()}
     exact = report["fp32"]
     print(json.dumps({"perplexity": report, "ratio": {k: v / exact for k, v in report.items()}}))
@@ -45,7 +50,7 @@ def perplexity(
     from engine.engine import build_engine
     from engine.model import Step
     from engine.requests import Message, Segment
-    from engine.slots import Run, SlotPlan
+    from engine.slots import Run
 
     config = EngineConfig(
         base=arguments.base,
@@ -68,16 +73,7 @@ def perplexity(
         ids, spans = engine.template.encode(messages, add_generation_prompt=False)
         ids = ids[: engine.base.cache.length]
         length = len(ids)
-        runs = [Run(0, slot, 0, 0, length)]
-        step = Step(
-            token_ids=torch.tensor(ids),
-            positions=torch.arange(length),
-            rows=torch.zeros(length, dtype=torch.long),
-            slots=torch.full((length,), slot),
-            runs=runs,
-            plan=SlotPlan(runs, torch.device("cpu"), skip_zero=True),
-            wanted=torch.arange(length),
-        )
+        step = Step.of([Run(0, slot, 0, 0, length)], ids, range(length), torch.device("cpu"))
         logprobs = torch.log_softmax(engine.base.decoder.forward(step), dim=-1)
         spoken = [i for s in spans if s.kind == "assistant" for i in range(s.start, s.end)]
         for index in (i for i in spoken if 0 < i < length):

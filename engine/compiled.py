@@ -19,6 +19,7 @@ from engine.lora import LoraBank
 from engine.model import Step
 
 LANES = 16
+NORMS = ("attention_norm", "mlp_norm", "q_norm", "k_norm")
 HEAD_VECTORS = (1, 2, 4, 6, 8, 16)  # head sizes the attention kernel is compiled for, in lanes
 
 
@@ -97,8 +98,8 @@ class PackedLayer:
 
     attention_norm: Tensor
     mlp_norm: Tensor
-    q_norm: Tensor | None
-    k_norm: Tensor | None
+    q_norm: Tensor | None = None
+    k_norm: Tensor | None = None
     qkv: Packed
     o: Packed
     gate_up: Packed
@@ -187,19 +188,13 @@ class CompiledDecoder:
         """Point at weights and adapter stacks; again whenever the bank takes new memory."""
         shape = self.architecture
         for number, layer in enumerate(self._layers):
+            norms = {name: pointer(getattr(layer, name)) for name in NORMS}
+            products = {site: getattr(layer, site).describe() for site in self._bank.sites}
+            adapters = {f"adapt_{s}": self._describe_site(number, s) for s in self._bank.sites}
             self._described[number] = kernels.Layer(
-                attention_norm=layer.attention_norm.data_ptr(),
-                mlp_norm=layer.mlp_norm.data_ptr(),
-                q_norm=pointer(layer.q_norm),
-                k_norm=pointer(layer.k_norm),
-                qkv=layer.qkv.describe(),
-                o=layer.o.describe(),
-                gate_up=layer.gate_up.describe(),
-                down=layer.down.describe(),
-                adapt_qkv=self._describe_site(number, "qkv"),
-                adapt_o=self._describe_site(number, "o"),
-                adapt_gate_up=self._describe_site(number, "gate_up"),
-                adapt_down=self._describe_site(number, "down"),
+                **norms,
+                **products,
+                **adapters,
                 keys=self.cache.keys[number].data_ptr(),
                 values=self.cache.values[number].data_ptr(),
                 rotary=self._rotary[shape.rope_layers[number]].data_ptr(),

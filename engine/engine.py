@@ -24,7 +24,6 @@ from engine.requests import (
     FinishReason,
     GenerationRequest,
     Span,
-    Started,
 )
 from engine.scheduler import Scheduler
 from engine.sequence import Sequence
@@ -219,19 +218,7 @@ class Engine:
         sequence.started, sequence.num_cached = self._clock(), cached
         self._counts["prompt"] += sequence.num_prompt
         self._counts["cached"] += cached
-        self._events.append(
-            Started(
-                request_id=sequence.request.request_id,
-                prompt_token_ids=tuple(
-                    sequence.token_ids[sequence.num_virtual : sequence.num_prompt]
-                ),
-                spans=sequence.spans,
-                num_cached_tokens=cached,
-                base_digest=self.base.digest,
-                adapter_digest=sequence.version.digest if sequence.version else None,
-                queue_s=sequence.started - sequence.arrived,
-            )
-        )
+        self._events.append(sequence.begun(self.base.digest))
 
     def _reuse_prefix(self, sequence: Sequence) -> int:
         """Copy what was already computed, from a kept prefix or a running row: how many tokens."""

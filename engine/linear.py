@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -10,23 +10,8 @@ from torch import Tensor
 
 from engine.config import Quantization
 
-
-class Linear(Protocol):
-    """y = x W^T + b for the tokens of a step: [N, in] -> [N, out], in the model's dtype."""
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """Apply to every token."""
-
-
-class DenseLinear:
-    """Weights as they are, fp32 or bf16: weight [out, in], bias [out] or None."""
-
-    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
-        self.weight, self.bias = weight, bias
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """Apply to every token."""
-        return F.linear(x, self.weight, self.bias)
+Linear = Callable[[Tensor], Tensor]
+"""y = x W^T + b for the tokens of a step: [N, in] -> [N, out], in the model's dtype."""
 
 
 def quantize_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -95,4 +80,4 @@ def make_linear(weight: Tensor, bias: Tensor | None, quantization: Quantization)
         return Int8Linear(weight, bias)
     if quantization == "nf4":
         return Nf4Linear(weight, bias)
-    return DenseLinear(weight, bias)
+    return lambda x: F.linear(x, weight, bias)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +21,8 @@ from engine.compiled import LANES, CompiledDecoder, Packed, PackedLayer, can_com
 from engine.config import EngineConfig, Quantization
 from engine.errors import BaseModelError
 from engine.kv_cache import KVCache
-from engine.linear import Linear, make_linear, round_nf4
-from engine.lora import AdaptedLinear, LoraBank
+from engine.linear import make_linear, round_nf4
+from engine.lora import LoraBank
 from engine.model import Decoder, Layer, Step, StepFunction
 from engine.store import Bank
 
@@ -40,39 +40,6 @@ class LoadedBase:
     cache: KVCache
     eos_ids: frozenset[int]
     device: torch.device
-
-
-class RmsNorm:
-    """Root mean square norm (Zhang & Sennrich 2019) over the last dimension."""
-
-    def __init__(self, weight: Tensor, eps: float) -> None:
-        self.weight, self.eps = weight, eps
-
-    def __call__(self, x: Tensor, step: Step) -> Tensor:
-        """Norm every vector."""
-        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
-
-
-class Embedding:
-    """Token vectors: weight [vocabulary, hidden], returned in the model's dtype."""
-
-    def __init__(self, weight: Tensor, dtype: torch.dtype) -> None:
-        self.weight, self.dtype = weight, dtype
-
-    def __call__(self, token_ids: Tensor, step: Step) -> Tensor:
-        """Look up: int64 [N] -> [N, hidden]."""
-        return self.weight[token_ids].to(self.dtype)
-
-
-class Head:
-    """The product that ends in logits."""
-
-    def __init__(self, linear: Linear) -> None:
-        self.linear = linear
-
-    def __call__(self, x: Tensor, step: Step) -> Tensor:
-        """[M, hidden] -> [M, vocabulary]."""
-        return self.linear(x)
 
 
 def find_folder(base: str) -> Path:
@@ -208,6 +175,9 @@ def read_eos_ids(folder: Path, hf_config: Any) -> frozenset[int]:
     return frozenset([found] if isinstance(found, int) else found or ())
 
 
+Make = Callable[[str, int], Any]
+
+
 class _Builder:
     """Makes the decoder's parts out of a folder's tensors."""
 
@@ -231,97 +201,79 @@ class _Builder:
 
     def decoder(self, rotary: list[Tensor], cache: KVCache) -> Decoder:
         """The decoder in torch."""
-        shape = self._shape
-        kind = "none" if self._quantization == "nf4" else self._quantization
         # Transformers leaves the head out of 4-bit quantisation, and so must we to be exact.
+        kind = "none" if self._quantization == "nf4" else self._quantization
+        head = make_linear(self._head_weight(), None, kind)
         return Decoder(
-            shape,
-            embed=Embedding(self.embedding, self._dtype),
-            layers=[self._layer(number) for number in range(shape.num_layers)],
-            norm=self._norm("model.norm", shape.hidden_size),
-            head=Head(make_linear(self._head_weight(), None, kind)),
+            self._shape,
+            embed=lambda token_ids, step: self.embedding[token_ids],
+            layers=[Layer(**parts) for parts in self._layers(self._norm, self._linear)],
+            norm=self._norm("model.norm", self._shape.hidden_size),
+            head=lambda x, step: head(x),
             rotary=rotary,
             cache=cache,
         )
 
     def compiled_decoder(self, rotary: list[Tensor], cache: KVCache) -> CompiledDecoder:
         """The decoder in C."""
-        shape = self._shape
+        full = self._quantization == "none"
+
+        def packed(site: str, number: int) -> Packed:
+            return pack(*self._fused(number, site), full=full, interleave=site == "gate_up")
+
         return CompiledDecoder(
-            shape,
+            self._shape,
             embedding=self.embedding.to(cache.keys.dtype).contiguous(),
-            layers=[self._packed_layer(number) for number in range(shape.num_layers)],
-            norm=self._norm_weight("model.norm", shape.hidden_size),
-            head=pack(self._head_weight(), None, full=self._quantization == "none"),
+            layers=[PackedLayer(**parts) for parts in self._layers(self._norm_weight, packed)],
+            norm=self._norm_weight("model.norm", self._shape.hidden_size),
+            head=pack(self._head_weight(), None, full=full),
             rotary=rotary,
             cache=cache,
             bank=self._bank,
         )
+
+    def _layers(self, norm: Make, product: Make) -> Iterator[dict[str, Any]]:
+        """Each layer's parts by name: norm(tensor's name, size), product(site, layer)."""
+        shape = self._shape
+        hidden, sandwich = shape.hidden_size, shape.sandwich
+        before_mlp = "pre_feedforward_layernorm" if sandwich else "post_attention_layernorm"
+        norms = {"attention_norm": ("input_layernorm", hidden), "mlp_norm": (before_mlp, hidden)}
+        if shape.qk_norm:
+            norms |= {f"{x}_norm": (f"self_attn.{x}_norm", shape.head_dim) for x in "qk"}
+        if sandwich:
+            norms["after_attention_norm"] = ("post_attention_layernorm", hidden)
+            norms["after_mlp_norm"] = ("post_feedforward_layernorm", hidden)
+        for number in range(shape.num_layers):
+            made = {k: norm(f"model.layers.{number}.{n}", size) for k, (n, size) in norms.items()}
+            yield made | {site: product(site, number) for site in self._bank.sites}
 
     def _norm_weight(self, name: str, size: int) -> Tensor:
         weight = self._get(f"{name}.weight", size)
         return weight + 1 if self._shape.norm_offset else weight
 
     def _norm(self, name: str, size: int) -> StepFunction:
-        return RmsNorm(self._norm_weight(name, size), self._shape.norm_eps)
+        """A root mean square norm (Zhang & Sennrich 2019) over the last dimension."""
+        weight, eps = self._norm_weight(name, size), self._shape.norm_eps
+        return lambda x, step: F.rms_norm(x, weight.shape, weight, eps)
 
     def _head_weight(self) -> Tensor:
         tied = self._shape.tied or "lm_head.weight" not in self._files
         shape = (self._shape.vocab_size, self._shape.hidden_size)
         return self.embedding if tied else self._get("lm_head.weight", *shape)
 
-    def _layer(self, number: int) -> Layer:
-        shape, prefix = self._shape, f"model.layers.{number}."
-        hidden, head = shape.hidden_size, shape.head_dim
+    def _linear(self, site: str, number: int) -> StepFunction:
+        """A base product plus each token's own adapter."""
+        # Blocks of 64 must not straddle two modules, or 4 bits would differ from training.
+        apart = self._quantization == "nf4"
+        tensors = self._tensors(number, site) if apart else [self._fused(number, site)]
+        linears = [make_linear(*tensor, self._quantization) for tensor in tensors]
 
-        def norm(name: str, size: int, wanted: bool = True) -> StepFunction | None:
-            return self._norm(prefix + name, size) if wanted else None
+        def apply(x: Tensor, step: Step) -> Tensor:
+            y = torch.cat([linear(x) for linear in linears], dim=1) if apart else linears[0](x)
+            self._bank.add(number, site, x, y, step)
+            return y
 
-        before_mlp = "pre_feedforward_layernorm" if shape.sandwich else "post_attention_layernorm"
-        return Layer(
-            attention_norm=self._norm(f"{prefix}input_layernorm", hidden),
-            qkv=self._linear(number, "qkv"),
-            o=self._linear(number, "o"),
-            mlp_norm=self._norm(prefix + before_mlp, hidden),
-            gate_up=self._linear(number, "gate_up"),
-            down=self._linear(number, "down"),
-            q_norm=norm("self_attn.q_norm", head, shape.qk_norm),
-            k_norm=norm("self_attn.k_norm", head, shape.qk_norm),
-            after_attention_norm=norm("post_attention_layernorm", hidden, shape.sandwich),
-            after_mlp_norm=norm("post_feedforward_layernorm", hidden, shape.sandwich),
-        )
-
-    def _packed_layer(self, number: int) -> PackedLayer:
-        shape, prefix = self._shape, f"model.layers.{number}."
-
-        def packed(site: str) -> Packed:
-            full = self._quantization == "none"
-            return pack(*self._fused(number, site), full=full, interleave=site == "gate_up")
-
-        def head_norm(name: str) -> Tensor | None:
-            name = f"{prefix}self_attn.{name}"
-            return self._norm_weight(name, shape.head_dim) if shape.qk_norm else None
-
-        return PackedLayer(
-            attention_norm=self._norm_weight(f"{prefix}input_layernorm", shape.hidden_size),
-            mlp_norm=self._norm_weight(f"{prefix}post_attention_layernorm", shape.hidden_size),
-            q_norm=head_norm("q_norm"),
-            k_norm=head_norm("k_norm"),
-            qkv=packed("qkv"),
-            o=packed("o"),
-            gate_up=packed("gate_up"),
-            down=packed("down"),
-        )
-
-    def _linear(self, number: int, site: str) -> AdaptedLinear:
-        base: Linear
-        if self._quantization == "nf4":
-            # Blocks of 64 must not straddle two modules, or they would differ from training.
-            parts = [make_linear(w, b, "nf4") for w, b in self._tensors(number, site)]
-            base = _SideBySide(parts)
-        else:
-            base = make_linear(*self._fused(number, site), self._quantization)
-        return AdaptedLinear(base, self._bank, number, site)
+        return apply
 
     def _fused(self, number: int, site: str) -> tuple[Tensor, Tensor | None]:
         """A site's weights and biases as one product."""
@@ -340,13 +292,3 @@ class _Builder:
             has_bias = f"{name}.bias" in self._files
             bias = self._get(f"{name}.bias", part.size) if has_bias else None
             yield self._get(f"{name}.weight", part.size, found.in_size), bias
-
-
-class _SideBySide:
-    """Products whose weights can't be fused, with their results joined."""
-
-    def __init__(self, parts: list[Linear]) -> None:
-        self._parts = parts
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return torch.cat([part(x) for part in self._parts], dim=1)

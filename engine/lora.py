@@ -17,7 +17,6 @@ from torch import Tensor
 from engine.adapters import Factors, LoadedAdapter, card_digest, read_adapter
 from engine.architecture import Architecture
 from engine.errors import AdapterError
-from engine.linear import Linear
 from engine.model import Step
 
 
@@ -203,16 +202,3 @@ class LoraBank:
 
         self.a[site] = zeros(found.in_size, width)
         self.b[site] = [zeros(self.max_rank, part.size) for part in found.parts]
-
-
-class AdaptedLinear:
-    """A base product plus each token's own adapter."""
-
-    def __init__(self, base: Linear, bank: LoraBank, layer: int, site: str) -> None:
-        self.base, self._bank, self._layer, self._site = base, bank, layer, site
-
-    def __call__(self, x: Tensor, step: Step) -> Tensor:
-        """[N, in] -> [N, out]."""
-        y = self.base(x)
-        self._bank.add(self._layer, self._site, x, y, step)
-        return y

@@ -7,7 +7,7 @@ adapter bank, or a shelf of stacked students, can be plugged in per layer.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -41,6 +41,33 @@ class Step:
     plan: SlotPlan
     wanted: Tensor
     embeddings: Tensor | None = None
+
+    @classmethod
+    def of(
+        cls,
+        runs: Sequence[Run],
+        token_ids: Sequence[int],
+        wanted: Sequence[int],
+        device: torch.device,
+        *,
+        skip_zero: bool = True,
+        embeddings: Tensor | None = None,
+    ) -> Step:
+        """A step of these runs; `skip_zero` as in SlotPlan."""
+
+        def each(values: Iterable[int]) -> Tensor:
+            return torch.tensor(list(values), dtype=torch.long, device=device)
+
+        return cls(
+            token_ids=each(token_ids),
+            positions=each(p for r in runs for p in range(r.position, r.position + r.length)),
+            rows=each(run.row for run in runs for _ in range(run.length)),
+            slots=each(run.slot for run in runs for _ in range(run.length)),
+            runs=runs,
+            plan=SlotPlan(runs, device, skip_zero=skip_zero),
+            wanted=each(wanted),
+            embeddings=embeddings,
+        )
 
 
 StepFunction = Callable[[Tensor, Step], Tensor]

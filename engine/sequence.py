@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from llguidance import LLMatcher
 
-from engine.requests import Finished, FinishReason, GenerationRequest, Span, Usage
+from engine.requests import Finished, FinishReason, GenerationRequest, Span, Started, Usage
 from engine.store import Version
 from engine.text import TextStream
 
@@ -52,6 +52,19 @@ class Sequence:
     def num_pending(self) -> int:
         """Tokens whose KV is still to be computed."""
         return len(self.token_ids) - self.num_computed
+
+    def begun(self, base_digest: str) -> Started:
+        """Its first event."""
+        assert self.started is not None
+        return Started(
+            request_id=self.request.request_id,
+            prompt_token_ids=tuple(self.token_ids[self.num_virtual : self.num_prompt]),
+            spans=self.spans,
+            num_cached_tokens=self.num_cached,
+            base_digest=base_digest,
+            adapter_digest=self.version.digest if self.version else None,
+            queue_s=self.started - self.arrived,
+        )
 
     def usage(self, now: float) -> Usage:
         """What it has cost until now."""

@@ -14,7 +14,7 @@ from engine.config import EngineConfig
 from engine.engine import Engine, build_engine
 from engine.kernels import load_library
 from engine.model import Step
-from engine.slots import Run, SlotPlan
+from engine.slots import Run
 from tests.tiny_models import SHAPES, tiny_adapter, tiny_base
 
 pytestmark = pytest.mark.skipif(load_library() is None, reason="needs a C compiler")
@@ -22,16 +22,7 @@ pytestmark = pytest.mark.skipif(load_library() is None, reason="needs a C compil
 
 def logits(engine: Engine, runs: list[Run], token_ids: list[int]) -> Tensor:
     """Logits of every token of the runs."""
-    positions = [run.position + n for run in runs for n in range(run.length)]
-    step = Step(
-        token_ids=torch.tensor(token_ids),
-        positions=torch.tensor(positions),
-        rows=torch.tensor([run.row for run in runs for _ in range(run.length)]),
-        slots=torch.tensor([run.slot for run in runs for _ in range(run.length)]),
-        runs=runs,
-        plan=SlotPlan(runs, torch.device("cpu"), skip_zero=True),
-        wanted=torch.arange(len(token_ids)),
-    )
+    step = Step.of(runs, token_ids, range(len(token_ids)), torch.device("cpu"))
     return engine.base.decoder.forward(step).clone()
 
 

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 from engine.config import EngineConfig
 from engine.engine import Engine, build_engine
 from engine.model import Step
-from engine.slots import Run, SlotPlan
+from engine.slots import Run
 from tests.engine.conftest import request, run
 from tests.tiny_models import SHAPES, tiny_adapter, tiny_base
 
@@ -104,16 +104,7 @@ def test_logits_equal_transformers_within_a_ten_thousandth(
     engines, model = served
     token_ids = engines[0].template.encode_text(PROMPTS[2])
     length = len(token_ids)
-    runs = [Run(0, 0, 0, 0, length)]
-    step = Step(
-        token_ids=torch.tensor(token_ids),
-        positions=torch.arange(length),
-        rows=torch.zeros(length, dtype=torch.long),
-        slots=torch.zeros(length, dtype=torch.long),
-        runs=runs,
-        plan=SlotPlan(runs, torch.device("cpu"), skip_zero=True),
-        wanted=torch.arange(length),
-    )
+    step = Step.of([Run(0, 0, 0, 0, length)], token_ids, range(length), torch.device("cpu"))
     with torch.no_grad(), model.disable_adapter():
         expected = model(torch.tensor([token_ids])).logits[0]
     for engine in engines:
