@@ -14,6 +14,7 @@ from pathlib import Path
 
 from engine.errors import EngineError
 from roles.engines import Engine
+from roles.errors import AdapterRefusedError
 from roles.house import House
 
 Recipe = dict[str, float]
@@ -29,13 +30,19 @@ def mixed(blends: Mapping[str, Recipe], weights: Mapping[str, float]) -> Recipe:
 
 
 def adapter_folder(house: House, engine: Engine, name: str) -> Path:
-    """Where an adapter is read from: a blend's folder (written here), its own, or the world's."""
+    """Where an adapter is read from: a blend's folder (written here), its own, or the world's.
+
+    Raises:
+        AdapterRefusedError: it is a link to somewhere else.
+    """
     recipe = house.blends.get(name)
     if recipe is not None and recipe.keys() <= engine.adapters.keys():
         return _write(house.folder / "blends", engine, name, recipe)
-    if name in engine.adapters:
-        return Path(engine.adapters[name].path)
-    return house.world.root / "models" / "adapters" / name
+    home = house.world.root / "models" / "adapters"
+    path = Path(engine.adapters[name].path) if name in engine.adapters else home / name
+    if path.is_symlink() and not path.resolve().is_relative_to(home.resolve()):
+        raise AdapterRefusedError(f"{name}: {path} leads out of the folder of adapters")
+    return path
 
 
 async def serves(house: House, engine: Engine, name: str) -> bool:

@@ -11,7 +11,8 @@ RolesError
 ├── HushedError        the game has silenced the scene
 ├── AdapterRefusedError  an adapter was not loaded, promoted or rolled back
 ├── MemoryNotFoundError  nobody remembers that
-├── SaveError          a save cannot be written, read or found
+├── SaveError          a save cannot be written or read
+│   └── SaveNotFoundError  there is no save of that name
 └── ServeError         the server could not start, or could not be reached
 """
 
@@ -98,8 +99,16 @@ class MemoryNotFoundError(RolesError):
     exit_code = 2
 
 
+class EncoderError(RolesError):
+    """A sentence encoder gave no vectors; memories come by words alone."""
+
+
 class SaveError(RolesError):
-    """A save cannot be written, read or found."""
+    """A save cannot be written or read."""
+
+
+class SaveNotFoundError(SaveError):
+    """There is no save of that name."""
 
 
 class ServeError(RolesError):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import sqlite3
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Any, Protocol
@@ -22,12 +24,13 @@ from roles.talk import Talk
 from roles.tick import Tick
 from roles.world import World
 
+log = logging.getLogger("biblioteca.roles")
 _CODES: dict[type[errors.RolesError], Code] = {
     errors.AgentError: Code.UNKNOWN_AGENT,
     errors.LineError: Code.BAD_REQUEST,
     errors.LineNotFoundError: Code.NOT_FOUND,
     errors.MemoryNotFoundError: Code.NOT_FOUND,
-    errors.SaveError: Code.NOT_FOUND,
+    errors.SaveNotFoundError: Code.NOT_FOUND,
     errors.HushedError: Code.CONFLICT,
     errors.WorldError: Code.BAD_REQUEST,
     errors.AdapterRefusedError: Code.CONFLICT,
@@ -80,6 +83,9 @@ async def answer(house: House, request: Request) -> AsyncGenerator[Body, None]:
         field = "agent" if code == Code.UNKNOWN_AGENT else None
         retry_ms = _BUSY_RETRY_MS if code == Code.BUSY else None
         raise Refusal(code, str(error), field=field, retry_ms=retry_ms) from error
+    except sqlite3.Error as error:
+        log.error("the game's state can't be written: %s", error)
+        raise Refusal(Code.FAILED, f"the game's state can't be written: {error}") from error
 
 
 class Manager:

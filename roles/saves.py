@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from protocol.play import SaveInfo
-from roles.errors import SaveError
+from roles.errors import SaveError, SaveNotFoundError
 from roles.store import Store
 
 
@@ -98,7 +98,7 @@ class Saves:
 def _read(path: Path, query: str) -> Any:
     """One JSON value of a slot."""
     if not path.is_file():
-        raise SaveError(f"there is no save {path.stem!r}")
+        raise SaveNotFoundError(f"there is no save {path.stem!r}")
     try:
         with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
             row = database.execute(query).fetchone()

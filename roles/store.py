@@ -14,7 +14,7 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from roles.errors import SaveError
+from roles.errors import SaveError, SaveNotFoundError
 
 VERSION = 1
 _SCHEMA = """
@@ -35,6 +35,10 @@ CREATE TRIGGER IF NOT EXISTS memory_added AFTER INSERT ON memories BEGIN
 CREATE TRIGGER IF NOT EXISTS memory_edited AFTER UPDATE OF text ON memories BEGIN
     INSERT INTO memory_words(memory_words, rowid, text) VALUES ('delete', old.id, old.text);
     INSERT INTO memory_words(rowid, text) VALUES (new.id, new.text); END;
+CREATE TABLE IF NOT EXISTS vectors(
+    memory INTEGER PRIMARY KEY, model TEXT NOT NULL, vector BLOB NOT NULL);
+CREATE TRIGGER IF NOT EXISTS vector_stale AFTER UPDATE OF text ON memories BEGIN
+    DELETE FROM vectors WHERE memory=new.id; END;
 CREATE TABLE IF NOT EXISTS timeline(
     id INTEGER PRIMARY KEY, kind TEXT NOT NULL, text TEXT NOT NULL, line TEXT,
     time_s REAL NOT NULL, now REAL NOT NULL, tension REAL, wanted REAL);
@@ -75,10 +79,11 @@ class Store:
         self.database.execute("BEGIN IMMEDIATE")
         try:
             yield self.database
+            self.database.execute("COMMIT")
         except BaseException:
-            self.database.execute("ROLLBACK")
+            if self.database.in_transaction:  # a full disk may have ended it already
+                self.database.execute("ROLLBACK")
             raise
-        self.database.execute("COMMIT")
 
     def get(self, key: str, default: Any = None) -> Any:
         """A setting's value."""
@@ -117,10 +122,11 @@ class Store:
         """Become what a snapshot holds.
 
         Raises:
-            SaveError: the snapshot is missing, damaged or of a newer version; nothing changed.
+            SaveNotFoundError: there is no such snapshot.
+            SaveError: it is damaged or of a newer version; nothing changed.
         """
         if not path.is_file():
-            raise SaveError(f"{path}: there is no such save")
+            raise SaveNotFoundError(f"{path}: there is no such save")
         try:
             with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as source:
                 check_version(source, str(path))

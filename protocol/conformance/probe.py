@@ -39,7 +39,7 @@ class Probe:
     """
 
     def __init__(
-        self, connection: Connection, channel: str = "work", timeout_s: float = 10
+        self, connection: Connection, channel: str = "work", timeout_s: float = 60
     ) -> None:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._socket = dial(self._context, zmq.DEALER, getattr(connection, channel), connection)

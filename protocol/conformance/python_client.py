@@ -15,7 +15,7 @@ from protocol.wire import ClientConfig
 def say(path: str) -> dict[str, Any]:
     """Say one line; what the scripted servers want to know about it."""
     try:
-        with connect(path, ClientConfig(timeout_s=3.0)) as client:
+        with connect(path, ClientConfig(timeout_s=6.0)) as client:
             call = client.start("say", agent="echo", text="Good evening.")
             pieces = sum(isinstance(part, Delta) for part in client.parts(call))
             reply = call.reply

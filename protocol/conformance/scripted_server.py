@@ -46,7 +46,7 @@ class Stage:
         self._socket.close()
         self._context.term()
 
-    def receive(self, wanted: str, timeout_s: float = 15) -> Message:
+    def receive(self, wanted: str, timeout_s: float = 60) -> Message:
         """The next message of this type; pings before it are answered, control stays away.
 
         Raises:
@@ -230,7 +230,7 @@ def _connection_for(name: str, stage: Stage) -> Connection:
     )
 
 
-def play(program: list[str], name: str, timeout_s: float = 30) -> None:
+def play(program: list[str], name: str, timeout_s: float = 120) -> None:
     """Run one scenario against a client program.
 
     Raises:
