@@ -22,9 +22,14 @@ def test_after_a_full_disk_lines_are_kept_again(tmp_path: Path) -> None:
     store.set("before", 1)
     (pages,) = store.database.execute("PRAGMA page_count").fetchone()
     store.database.execute(f"PRAGMA max_page_count={pages}")
-    with pytest.raises(sqlite3.OperationalError, match="full"), store.transaction():
-        store.set("part of it", 1)
-        store.set("large", "x" * 100_000)
+
+    def write_too_much() -> None:
+        with store.transaction():
+            store.set("part of it", 1)
+            store.set("large", "x" * 100_000)
+
+    with pytest.raises(sqlite3.OperationalError, match="full"):
+        write_too_much()
     store.database.execute("PRAGMA max_page_count=1000000")
     with store.transaction():
         store.set("after", 2)
