@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import subprocess
 import sys
 from pathlib import Path
@@ -261,6 +262,29 @@ async def test_a_flooding_session_is_slowed_down(service: FakeService, tmp_path:
     await server.close()
 
 
+async def test_handshakes_under_way_are_few(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("protocol.router._MAX_PENDING", 10)
+    port = int(server.connection.work.rsplit(":", 1)[1])
+    half_open = [await asyncio.open_connection("127.0.0.1", port) for _ in range(30)]
+
+    async def cut(reader: asyncio.StreamReader) -> None:
+        with contextlib.suppress(ConnectionError):
+            await reader.read()  # the server's greeting, then the end
+
+    waiting = {asyncio.ensure_future(cut(reader)) for reader, _ in half_open}
+    async with Raw(server.connection) as client:
+        assert (await client.hello())["t"] == "welcome"
+        async with asyncio.timeout(60):
+            while sum(each.done() for each in waiting) < 20:
+                await asyncio.sleep(0.01)
+        assert (await client.ask("agents"))["t"] == "done"
+    for _, writer in half_open:
+        writer.close()
+    await asyncio.wait(waiting)
+
+
 async def test_drain_ends_what_runs_and_refuses_what_comes(
     server: Server, service: FakeService
 ) -> None:
@@ -312,7 +336,7 @@ async def test_watchers_get_numbered_events_and_the_state_before_them(server: Se
         watcher.subscribe("log")
         await until(lambda: server.publisher.is_watched("log"))
         server.publish("log", Logged(level="info", text="after"))
-        assert watcher.poll(2000)
+        assert watcher.poll(60_000)
         topic, name, frame = watcher.recv_multipart()
         event = msgpack.unpackb(frame)
     context.term()
