@@ -8,6 +8,9 @@ socket's monitor (its events carry the file descriptor, which every message also
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
+import socket as sockets
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -22,6 +25,15 @@ from protocol.session import ServerSession
 _TURN = 64  # messages read before the event loop gets its turn
 _RETRY_S = 0.02
 _MAX_BACKLOG = 10_000  # terminal messages waiting for one client; past it, it's given up
+_MAX_PENDING = 512  # connections that have not said who they are; past it, the oldest goes
+_WATCHED = (
+    zmq.EVENT_ACCEPTED
+    | zmq.EVENT_HANDSHAKE_SUCCEEDED
+    | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+    | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+    | zmq.EVENT_DISCONNECTED
+)
 
 
 def _readable(socket: zmq.Socket[bytes]) -> bool:
@@ -100,6 +112,7 @@ class Router:
         self._receive, self._lost, self._drained = receive, lost, drained
         self._authenticated = curve_secret is not None
         self._full: set[Link] = set()
+        self._pending: dict[int, None] = {}  # descriptors in their handshake, oldest first
         self._closed = False
         self._again = False  # a turn is already scheduled
         socket = context.socket(zmq.ROUTER)
@@ -120,14 +133,16 @@ class Router:
             socket.setsockopt(zmq.CURVE_SERVER, 1)
             socket.setsockopt(zmq.CURVE_SECRETKEY, curve_secret)
             socket.setsockopt(zmq.ZAP_DOMAIN, DOMAIN)
-        self._monitor = socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+        self._monitor = socket.get_monitor_socket(_WATCHED)
 
     def bind(self, endpoint: str) -> str:
         """Bind, start reading, and return the endpoint with its real port."""
         self.socket.bind(endpoint)
         self.loop.add_reader(self.socket.FD, self._read)
         self.loop.add_reader(self._monitor.FD, self._read)
-        return str(self.socket.getsockopt_string(zmq.LAST_ENDPOINT))
+        bound = str(self.socket.getsockopt_string(zmq.LAST_ENDPOINT))
+        self._port = int(bound.rsplit(":", 1)[1])
+        return bound
 
     def forget(self, link: Link) -> None:
         """Keep nothing for a link any more."""
@@ -229,12 +244,32 @@ class Router:
         return True
 
     def _watch(self) -> None:
-        """Read the monitor: which connections are gone."""
+        """Read the monitor: which connections have come, said who they are, or gone."""
         while not self._closed and _readable(self._monitor):
             event = recv_monitor_message(self._monitor, zmq.DONTWAIT)
-            link = self.by_descriptor.get(int(event["value"]))
-            if link is not None:
-                self._lose(link)
+            descriptor = int(event["value"])
+            self._pending.pop(descriptor, None)
+            if event["event"] == zmq.EVENT_ACCEPTED:
+                self._pending[descriptor] = None
+                if len(self._pending) > _MAX_PENDING:
+                    oldest = next(iter(self._pending))
+                    del self._pending[oldest]
+                    self._cut(oldest)
+            elif event["event"] == zmq.EVENT_DISCONNECTED:
+                link = self.by_descriptor.get(descriptor)
+                if link is not None:
+                    self._lose(link)
+
+    def _cut(self, descriptor: int) -> None:
+        """End a connection that libzmq owns; it sees it end as if the client had gone.
+
+        Should the descriptor have passed to something else meanwhile, only another connection
+        of ours can be hit, and a client connects again by itself.
+        """
+        with contextlib.suppress(OSError), sockets.socket(fileno=os.dup(descriptor)) as connection:
+            is_tcp = connection.family in (sockets.AF_INET, sockets.AF_INET6)
+            if is_tcp and connection.getsockname()[1] == self._port:
+                connection.shutdown(sockets.SHUT_RDWR)
 
     def close(self) -> None:
         """Stop reading and close the socket; what is on its way has half a second to leave."""

@@ -34,6 +34,7 @@ from protocol.session import ServerSession
 from protocol.sessions import SessionLimits
 from protocol.telemetry import Logged, StatsSampled
 
+GUARDED = SessionLimits(max_sessions_per_user=64, requests_per_s=100.0)  # of those from outside
 _SECOND_S = 1.0
 
 
@@ -48,7 +49,8 @@ class ServerConfig:
         connection: where the connection file goes; None writes none.
         keys: folder of the server's and the clients' keys; None is no encryption.
         limits: what a message may hold.
-        sessions: how much a client may take.
+        sessions: how much a client may take; None is no rate on loopback without keys, and
+            `GUARDED` with keys.
     """
 
     host: str = "127.0.0.1"
@@ -57,7 +59,7 @@ class ServerConfig:
     connection: Path | None = field(default_factory=default_path)
     keys: Path | None = None
     limits: Limits = field(default_factory=Limits)
-    sessions: SessionLimits = field(default_factory=SessionLimits)
+    sessions: SessionLimits | None = None
 
 
 class Server:
@@ -108,7 +110,7 @@ class Server:
             keys=self._keys,
             publisher=self.publisher,
             limits=config.limits,
-            session_limits=config.sessions,
+            session_limits=config.sessions or (GUARDED if self._keys else SessionLimits()),
             world=config.world,
             server=f"biblioteca {_package_version()}",
         )
