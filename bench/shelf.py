@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from transformers import LlamaForCausalLM
 
-from books.prompt import book_messages
+from books.prompt import Evidence, book_messages
 from books.shelf import Shelf, build_shelf
 from books.students import save_student, student_config
 from engine.config import EngineConfig
@@ -55,7 +55,9 @@ def make_students(folder: Path, count: int, tokenizer: Path, params: int) -> lis
 
 def question(book: Path, number: int, max_tokens: int) -> GenerationRequest:
     """A book's prompt as it is at run time; the reply always has `max_tokens`."""
-    messages = book_messages(book.name, "nobody", PASSAGES, f"When does bell {number} ring?")
+    messages = book_messages(
+        book.name, "nobody", Evidence(passages=PASSAGES), f"When does bell {number} ring?"
+    )
     sampling = SamplingParams(temperature=0.0, max_tokens=max_tokens, ignore_eos=True)
     return GenerationRequest(
         request_id=f"{book.name}:{number}", prompt=messages, adapter=book.name, sampling=sampling

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from books.book import Book, Passage, sentences
-from books.facts import Facts, open_index
+from books.facts import Facts
 from books.prompt import answer_reply, unknown_reply
+from books.reference import Reference
 from books.retrieval import PassageIndex, content_words
 from books.scores import word_f1
 
@@ -15,14 +16,16 @@ Answerer = Callable[[str], str]
 
 def best_sentence(book: Book, facts: Facts) -> Answerer:
     """The sentence of the best passages that shares most words with the question."""
-    index = open_index(book, facts)
+    reference = Reference(book, facts)
+    index = PassageIndex(book.passages)
     least = _threshold(book, facts)
 
     def answer(question: str) -> str:
         hits = index.search(question)
         if not hits or hits[0].score < least:
             return unknown_reply(book.abstentions[0])
-        found = [sentence for hit in hits for sentence in sentences(hit.passage.text)]
+        passages = reference.find(question).passages
+        found = [sentence for passage in passages for sentence in sentences(passage.text)]
         asked = " ".join(content_words(question))
         return answer_reply(max(found, key=lambda sentence: word_f1(sentence, asked)))
 

@@ -22,7 +22,8 @@ from typing import Any
 from books.book import MAX_BOOK_BYTES
 from books.card import CARD_NAME, StudentCard, file_digest, read_card
 from books.errors import BooksError, BundleError
-from books.facts import facts_path, open_book
+from books.facts import facts_path
+from books.reference import open_book
 
 FORMAT = 1
 _MANIFEST = "book.json"
@@ -52,8 +53,8 @@ def pack(book_path: Path, student: Path, target: Path) -> Path:
         BooksError: the text or the student isn't whole.
         BundleError: the student was distilled from another text.
     """
-    book, index = open_book(book_path)
-    index.close()
+    book, reference = open_book(book_path)
+    reference.close()
     card = read_card(student)
     if card.book_digest != book.digest:
         raise BundleError(
@@ -185,9 +186,9 @@ def check_text(bundle: Bundle, folder: Path) -> None:
     if text is None:
         raise BundleError(f"the bundle of {bundle.name} holds no text")
     try:
-        book, index = open_book(text)
+        book, reference = open_book(text)
     except BooksError as error:
         raise BundleError(f"the bundle's text is broken: {error}") from error
-    index.close()
+    reference.close()
     if book.digest != bundle.card.book_digest:
         raise BundleError(f"the student of {bundle.name} was distilled from another text")

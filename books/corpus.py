@@ -1,7 +1,10 @@
-"""A book's text and facts as training rows: questions with the passages retrieved for them.
+"""A book's text and facts as training rows: questions with the evidence found for them.
 
-Every row is what the book would be shown at run time: the passages come from the same search
-over the same text. Rows are drawn once from a seed, so that they have a digest and a teacher's
+Every row is what the book would be shown at run time: the evidence comes from the same search.
+An annotated question is left out of the index while evidence for it is sought, as a reader's
+words are never quite the writer's; where its fact isn't found without it, it is put back, so
+that an answer is always among the notes and a student learns to look for it there, and to
+decline where it isn't. Rows are drawn once from a seed, so that they have a digest and a teacher's
 logits for them can be kept.
 """
 
@@ -14,14 +17,16 @@ from random import Random
 from typing import Literal
 
 from books.book import Book, Passage
-from books.facts import Fact, Facts, open_index
+from books.facts import Fact, Facts
 from books.prompt import answer_reply, book_messages, unknown_reply
+from books.reference import Found, Reference
 from books.retrieval import content_words
 from engine.requests import Message
 
 RowKind = Literal["answer", "unknown", "follow_up", "passage"]
-NUM_PASSAGES = 2  # shown with a question
-_NUM_WORDINGS = 4  # how often one authored question is asked, each time worded differently
+_NUM_WORDINGS = 4  # ways to word one authored question, of which each row draws
+_ASKED = 2  # rows of an annotated question
+_DECLINED = 3  # rows of an authored question that the book can't answer
 _HELD_OUT_EVERY = 10  # each tenth passage only measures perplexity
 _OPENINGS = (
     "Tell me, {}", "Please, {}", "I want to know: {}", "Book, {}", "Do you know: {}", "So, {}",
@@ -39,6 +44,18 @@ _ELSEWHERE = (
     "What language do the goblins speak?", "Why is the sky blue?", "Who is the mayor?",
     "What happened to the wizard Oramund?", "Where is the nearest inn?", "How do I learn to fly?",
 )  # fmt: skip
+# What people ask about somebody or something and few books tell; the second word must be unknown.
+_NEAR = (
+    ("Where was {} born?", "born"), ("Who is the mother of {}?", "mother"),
+    ("What is the favourite song of {}?", "favourite"), ("How heavy is {}?", "heavy"),
+    ("What colour are the eyes of {}?", "eyes"), ("Whom did {} marry?", "marry"),
+    ("When did {} die?", "die"), ("How old is {}?", "old"), ("Is {} afraid of wolves?", "wolves"),
+    ("How much did {} cost?", "cost"), ("Which school did {} go to?", "school"),
+    ("Has {} ever been to the south?", "south"), ("What did {} dream last night?", "dream"),
+    ("Who painted {}?", "painted"), ("How many brothers has {}?", "brothers"),
+    ("Why did {} leave the army?", "army"), ("What is the surname of {}?", "surname"),
+)  # fmt: skip
+_NUM_NEAR = 120
 _SYLLABLES = "bal cor dra fen gos hul irm jas kel lor mun nev ost pir quo rav sel tam ulm vor"
 
 
@@ -66,10 +83,11 @@ def build_rows(book: Book, facts: Facts, foreign: Sequence[str], seed: int = 0) 
     writer = _RowWriter(book, facts, Random(f"{book.name}:{seed}"))
     rows = [row for fact in facts.facts for row in writer.answers(fact)]
     rows += [row for fact in facts.facts for row in writer.follow_ups(fact, facts)]
-    rows += [row for text in facts.unknown for row in writer.unknowns(text, _NUM_WORDINGS)]
+    rows += [row for text in facts.unknown for row in writer.unknowns(text, _DECLINED)]
     rows += [row for text in foreign for row in writer.unknowns(text, 1)]
-    rows += [row for text in _ELSEWHERE for row in writer.unknowns(text, 2)]
+    rows += [row for text in _ELSEWHERE for row in writer.unknowns(text, 1)]
     rows += writer.renamed(facts)
+    rows += writer.near()
     kept, _ = split_passages(book)
     rows += [Row(kind="passage", messages=(), reply=passage.text) for passage in kept]
     return rows
@@ -87,17 +105,21 @@ def questions_of(facts: Facts) -> list[str]:
 
 
 class _RowWriter:
-    """Renders one book's rows, with passages as its search finds them."""
+    """Renders one book's rows, with evidence as its search finds it."""
 
     def __init__(self, book: Book, facts: Facts, random: Random) -> None:
         self._book = book
         self._random = random
-        self._index = open_index(book, facts)
+        self._reference = Reference(book, facts)
 
     def answers(self, fact: Fact) -> list[Row]:
-        worded = [self._reword(text, n) for text in fact.ask for n in range(_NUM_WORDINGS)]
-        reply = answer_reply(fact.answer)
-        return [self._row("answer", text, text, reply) for text in worded]
+        rows = []
+        for question in fact.ask:
+            wordings = [0, *self._random.sample(range(1, _NUM_WORDINGS), _ASKED - 1)]
+            for text in (self._reword(question, variant) for variant in wordings):
+                found = self._find(text, question, fact)
+                rows.append(self._row("answer", text, found, answer_reply(fact.answer)))
+        return rows
 
     def follow_ups(self, fact: Fact, facts: Facts) -> list[Row]:
         if fact.after is None:
@@ -105,51 +127,56 @@ class _RowWriter:
         before = facts.by_id()[fact.after]
         rows = []
         for first in before.ask:
-            text = self._reword(self._random.choice(fact.then), self._random.randrange(2))
+            then = self._random.choice(fact.then)
+            text = self._reword(then, self._random.randrange(2))
             spoken = (first, answer_reply(before.answer))
-            query = f"{first} {text}"
-            rows.append(self._row("follow_up", text, query, answer_reply(fact.answer), spoken))
+            found = self._find(f"{first} {text}", then, fact)
+            rows.append(self._row("follow_up", text, found, answer_reply(fact.answer), spoken))
         return rows
 
     def unknowns(self, question: str, num_wordings: int) -> list[Row]:
         first = self._random.randrange(_NUM_WORDINGS)
-        worded = [self._reword(question, first + n) for n in range(num_wordings)]
-        return [self._row("unknown", text, text, self._decline()) for text in worded]
+        return [self._declined(self._reword(question, first + n)) for n in range(num_wordings)]
 
     def renamed(self, facts: Facts) -> list[Row]:
         """Questions about somebody or something of this book under a name it never mentions."""
         rows = []
         for fact in facts.facts:
-            for question in fact.ask[:2]:
-                names = re.findall(r"(?<=\w )[A-Z]\w{2,}", question)
-                if names:
-                    text = question.replace(self._random.choice(names), self._invent())
-                    rows.append(self._row("unknown", text, text, self._decline()))
+            names = re.findall(r"(?<=\w )[A-Z]\w{2,}", fact.ask[0])
+            if names:
+                invented = fact.ask[0].replace(self._random.choice(names), self._invent())
+                rows.append(self._declined(invented))
         return rows
+
+    def near(self) -> list[Row]:
+        """Questions about this book's people and places that it has no words to answer."""
+        text = " ".join(passage.text for passage in self._book.passages)
+        names = sorted(set(re.findall(r"(?<=[a-z,] )(?:[A-Z]\w{2,} ?)+(?<! )", text)))
+        untold = [ask for ask, key in _NEAR if self._reference.find(key).evidence.nowhere]
+        asked = [question.format(name) for name in names for question in untold]
+        self._random.shuffle(asked)
+        return [row for question in asked[:_NUM_NEAR] for row in self.unknowns(question, 1)]
+
+    def _find(self, query: str, question: str, fact: Fact) -> Found:
+        """Evidence as for words never seen, unless the fact can't be found without them."""
+        found = self._reference.find(query, without=question)
+        return found if fact in found.facts else self._reference.find(query)
+
+    def _declined(self, question: str) -> Row:
+        reply = unknown_reply(self._random.choice(self._book.abstentions))
+        return self._row("unknown", question, self._reference.find(question), reply)
 
     def _row(
         self,
         kind: RowKind,
         question: str,
-        query: str,
+        found: Found,
         reply: str,
         before: tuple[str, str] | None = None,
     ) -> Row:
         book = self._book
-        passages = self._passages(query)
-        messages = book_messages(book.title, book.author, passages, question, before)
+        messages = book_messages(book.title, book.author, found.evidence, question, before)
         return Row(kind=kind, messages=messages, reply=reply)
-
-    def _passages(self, query: str) -> list[str]:
-        """Mostly what a reader's question would find, sometimes fewer or in another order."""
-        found = [hit.passage.text for hit in self._index.search(query, NUM_PASSAGES)]
-        draw = self._random.random()
-        if draw < 0.1:
-            return found[:1]
-        return found[::-1] if draw < 0.25 else found
-
-    def _decline(self) -> str:
-        return unknown_reply(self._random.choice(self._book.abstentions))
 
     def _invent(self) -> str:
         return "".join(self._random.sample(_SYLLABLES.split(), 2)).capitalize()

@@ -15,14 +15,15 @@ import torch
 
 from books.baselines import Answerer, best_sentence, nearest_question
 from books.card import CARD_NAME, read_card, tokenizer_folder
-from books.corpus import NUM_PASSAGES, split_passages
+from books.corpus import split_passages
 from books.distill import Volume
 from books.errors import StudentError
-from books.facts import Question, open_index, read_questions
+from books.facts import Question, read_questions
 from books.generation import write_replies
 from books.int8 import int8_bytes, round_model
 from books.losses import kl
 from books.prompt import answer_reply, book_messages, unknown_reply
+from books.reference import Reference
 from books.scores import Scores, score
 from books.students import load_model, load_student
 from books.teacher import Example, collate, reply_logits
@@ -61,14 +62,14 @@ class Court:
         self.volume, self.questions = volume, questions
         self._template = template
         self._end = template.end_id or 0
-        book, index = volume.book, open_index(volume.book, volume.facts)
+        book, reference = volume.book, Reference(volume.book, volume.facts)
         self._prompts = []
         self._examples = []
         self._found: list[bool] = []
         for question in questions:
-            found = [hit.passage.text for hit in index.search(question.text, NUM_PASSAGES)]
-            self._found.append(bool(found))
-            messages = book_messages(book.title, book.author, found, question.text)
+            found = reference.find(question.text)
+            self._found.append(bool(found.passages))
+            messages = book_messages(book.title, book.author, found.evidence, question.text)
             prompt = template.encode(messages)[0]
             fact = question.fact
             reply = answer_reply(fact.answer) if fact else unknown_reply(book.abstentions[0])

@@ -31,9 +31,8 @@ from pydantic import (
     ValidationError,
 )
 
-from books.book import Book, Passage, read_book, sentences
+from books.book import Book, Passage, sentences
 from books.errors import FactsError
-from books.retrieval import PassageIndex
 
 _MAX_OWN_FACTS = 120
 _Model = TypeVar("_Model", bound=BaseModel)
@@ -99,38 +98,16 @@ def read_facts(book_path: Path, book: Book) -> Facts:
     return facts
 
 
-def open_book(path: Path) -> tuple[Book, PassageIndex]:
-    """A book and its search, as it is served: annotations help the search where there are any.
-
-    Raises:
-        BookTextError: the text is broken.
-        FactsError: the annotations are.
-    """
-    book = read_book(path)
-    annotated = facts_path(path).exists()
-    if not annotated:
-        return book, PassageIndex(book.passages)
-    return book, open_index(book, read_facts(path, book))
-
-
-def open_index(book: Book, facts: Facts) -> PassageIndex:
-    """The book's passages, each found by its text and by the questions it answers."""
-    asked: dict[int, list[str]] = {}
+def source_passages(book: Book, facts: Facts) -> dict[str, Passage]:
+    """By fact id, the passage it rests on: it holds the key and most of the answer's words."""
+    folded = [(passage, fold(passage.text)) for passage in book.passages]
+    sources = {}
     for fact in facts.facts:
-        passage = source_passage(book, fact)
-        asked.setdefault(passage.number, []).extend((*fact.ask, *fact.then))
-    return PassageIndex(book.passages, asked)
-
-
-def source_passage(book: Book, fact: Fact) -> Passage:
-    """The passage a fact rests on: it holds the key and most of the answer's words."""
-    key, words = fold(fact.key), set(fold(fact.answer).split())
-
-    def support(passage: Passage) -> tuple[bool, int]:
-        text = fold(passage.text)
-        return key in text, len(words & set(text.split()))
-
-    return max(book.passages, key=support)
+        key, words = fold(fact.key), set(fold(fact.answer).split())
+        holding = [pair for pair in folded if key in pair[1]] or folded
+        best = max(holding, key=lambda pair: len(words & set(pair[1].split())))
+        sources[fact.id] = best[0]
+    return sources
 
 
 def own_facts(book: Book) -> Facts:

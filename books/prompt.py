@@ -7,8 +7,41 @@ Training rows and live requests are rendered here alike. A book's reply is one l
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from engine.requests import Message, Segment
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Note:
+    """A question that the book's writer has answered."""
+
+    question: str
+    answer: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Evidence:
+    """What a search found for a question.
+
+    Attributes:
+        passages: of the book's text, best first.
+        notes: the writer's answers to like questions, nearest first.
+        elsewhere: words of the question that the book has, but none of the notes.
+        nowhere: words of the question that the book hasn't.
+    """
+
+    passages: Sequence[str]
+    notes: Sequence[Note] = ()
+    elsewhere: Sequence[str] = ()
+    nowhere: Sequence[str] = ()
+
+    def hints(self) -> str:
+        """All but the passages, as lines."""
+        lines = [f"Note: {one_line(note.question)} {one_line(note.answer)}" for note in self.notes]
+        for head, words in (("Elsewhere", self.elsewhere), ("Nowhere", self.nowhere)):
+            lines += [f"{head}: {', '.join(words)}"] if words else []
+        return "".join(f"{line}\n" for line in lines)
 
 
 def one_line(text: str) -> str:
@@ -22,10 +55,10 @@ def book_system(title: str, author: str) -> Message:
     return Message(role="system", segments=(Segment(kind="persona", text=text),))
 
 
-def book_turn(passages: Sequence[str], question: str) -> Message:
-    """A reader's question after the passages it may rest on; the answer is `[answer]` or
-    `[unknown]` and then words."""
-    found = "".join(f"Passage: {one_line(passage)}\n" for passage in passages)
+def book_turn(passages: Sequence[str], question: str, hints: str = "") -> Message:
+    """A reader's question after the passages it may rest on and other lines of help; the answer
+    is `[answer]` or `[unknown]` and then words."""
+    found = "".join(f"Passage: {one_line(passage)}\n" for passage in passages) + hints
     segments = (Segment(kind="lore", text=found),) if found else ()
     return Message(
         role="user",
@@ -36,7 +69,7 @@ def book_turn(passages: Sequence[str], question: str) -> Message:
 def book_messages(
     title: str,
     author: str,
-    passages: Sequence[str],
+    evidence: Evidence,
     question: str,
     before: tuple[str, str] | None = None,
 ) -> tuple[Message, ...]:
@@ -45,16 +78,17 @@ def book_messages(
     Args:
         title: the book's.
         author: the book's.
-        passages: what the search found, best first.
+        evidence: what the search found.
         question: what the reader asks now.
         before: the reader's previous question and the book's whole reply, so that "and who
-            made it?" can be understood; that turn's passages are left out, to keep prompts short.
+            made it?" can be understood; that turn's evidence is left out, to keep prompts short.
     """
     turns: tuple[Message, ...] = ()
     if before is not None:
         spoken = Segment(kind="history", text=before[1])
         turns = (book_turn((), before[0]), Message(role="assistant", segments=(spoken,)))
-    return (book_system(title, author), *turns, book_turn(passages, question))
+    asked = book_turn(evidence.passages, question, evidence.hints())
+    return (book_system(title, author), *turns, asked)
 
 
 def answer_reply(words: str) -> str:

@@ -1,15 +1,13 @@
 """Finding the passages a question may rest on: BM25 over the book's own text, in SQLite.
 
-BM25 (Robertson and Zaragoza 2009) as SQLite's FTS5 has it, over Porter stems. Where a writer
-has annotated the book, a passage is also found by the questions it is known to answer (as
-doc2query does with generated ones: Nogueira et al. 2019). No model.
+BM25 (Robertson and Zaragoza 2009) as SQLite's FTS5 has it, over Porter stems. No model.
 """
 
 from __future__ import annotations
 
 import re
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from books.book import Passage
@@ -20,8 +18,8 @@ _STOPWORDS = frozenset(
     a about all am an and any are as at be been book but by can could did do does exactly find
     for from had has have he her him his how i if in into is it its just know many me much my
     of on one or our page pages please said say says she should so some tell than that the
-    their them then there these they this to told us was we were what when where which who
-    whom whose why will with would you your
+    their them then there these they this to told us want was we were what when where which
+    who whom whose why will with would you your
     """.split()  # noqa: SIM905 - a list of a hundred quoted words reads worse
 )
 
@@ -37,19 +35,15 @@ class Hit:
 class PassageIndex:
     """A book's passages, searchable; lives in memory, a novel's takes milliseconds to build."""
 
-    def __init__(
-        self, passages: Sequence[Passage], questions: Mapping[int, Sequence[str]] | None = None
-    ) -> None:
-        """Index passages, and by passage number the questions that they are known to answer."""
-        asked = questions or {}
+    def __init__(self, passages: Sequence[Passage]) -> None:
         self._passages = {passage.number: passage for passage in passages}
         self._database = sqlite3.connect(":memory:", check_same_thread=False)
         self._database.execute(
-            "CREATE VIRTUAL TABLE passages USING fts5(text, asked, tokenize='porter unicode61')"
+            "CREATE VIRTUAL TABLE passages USING fts5(text, tokenize='porter unicode61')"
         )
         self._database.executemany(
-            "INSERT INTO passages(rowid, text, asked) VALUES (?, ?, ?)",
-            [(p.number, p.text, " ".join(asked.get(p.number, ()))) for p in passages],
+            "INSERT INTO passages(rowid, text) VALUES (?, ?)",
+            [(p.number, p.text) for p in passages],
         )
 
     def search(self, question: str, k: int = 2) -> list[Hit]:

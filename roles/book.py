@@ -10,12 +10,11 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
-from books.book import Page, Passage
-from books.corpus import NUM_PASSAGES
-from books.facts import open_book
+from books.book import Page
+from books.prompt import book_messages
+from books.reference import Found, open_book
 from engine.requests import Message
 from roles.errors import LineError
-from roles.prompt import book_system, book_turn
 from roles.store import Store
 
 
@@ -23,7 +22,7 @@ class BookOnShelf:
     """One book of the world, open."""
 
     def __init__(self, path: Path, store: Store) -> None:
-        self.book, self._index = open_book(path)
+        self.book, self._reference = open_book(path)
         self._store = store
 
     @property
@@ -49,16 +48,13 @@ class BookOnShelf:
         self._store.set(f"bookmark:{self.book.name}:{reader}", number + 1)
         return self.book.pages[number - 1]
 
-    def passages(self, question: str) -> list[Passage]:
-        """What a question may rest on, best first."""
-        return [hit.passage for hit in self._index.search(question, NUM_PASSAGES)]
+    def find(self, question: str) -> Found:
+        """What a question may rest on."""
+        return self._reference.find(question)
 
-    def prompt(self, question: str, passages: list[Passage]) -> tuple[Message, ...]:
+    def prompt(self, question: str, found: Found) -> tuple[Message, ...]:
         """What its model sees."""
-        return (
-            book_system(self.book.title, self.book.author),
-            book_turn([passage.text for passage in passages], question),
-        )
+        return book_messages(self.book.title, self.book.author, found.evidence, question)
 
     def abstention(self, seed: int) -> str:
         """One of its sentences for what it doesn't tell."""
@@ -66,4 +62,4 @@ class BookOnShelf:
 
     def close(self) -> None:
         """Put it away."""
-        self._index.close()
+        self._reference.close()

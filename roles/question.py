@@ -15,6 +15,7 @@ from roles.npc import sampling_params
 from roles.reply import ReplyReader
 from roles.schema import Sampling
 from roles.speech import Deadlines, obstacle, speak
+from roles.voice import LOOPED, Loop, Voice
 
 UNKNOWN = "unknown"
 _PRIORITY = 15  # behind a character in the spotlight, before one far away
@@ -27,7 +28,7 @@ class Question:
         self.house, self.body = house, body
         self.book = house.book(body.agent)
         self.engine = house.engine_of(body.agent)
-        self.passages = self.book.passages(body.text)
+        self.found = self.book.find(body.text)
         self.reader = ReplyReader()
         self.line = Line(
             id=house.play.next_line(),
@@ -46,20 +47,18 @@ class Question:
         yield self.house.began(self.line)
         whole = False
         try:
-            if not self.passages:
+            if not self.found.passages:
                 self.line.routing.append("no passage shares a word with the question: no model")
             elif self.engine is not None:
                 deadlines = Deadlines.after(
                     self.house.patience_ms(self.engine) / 1000, client_deadline_s
                 )
                 self.line.cause = await self._obstacle(self.engine, deadlines)
-                line = speak(self.engine, self.line, self.reader, deadlines)
-                with self.house.speaking(self.line, self.engine):
-                    async with aclosing(line) as pieces:
-                        async for piece in pieces:
-                            yield self.house.spoke(self.line, piece)
+                async with aclosing(self._speak(self.engine, deadlines)) as pieces:
+                    async for piece in pieces:
+                        yield self.house.spoke(self.line, piece)
                 self.house.check(self.line)
-            if not self.reader.spoken:
+            if not self.line.text:
                 yield self._regret()
             whole = True
         finally:
@@ -68,11 +67,26 @@ class Question:
             self.house.ended(self.line, whole=whole)
         yield self._reply()
 
+    async def _speak(self, engine: Engine, deadlines: Deadlines) -> AsyncGenerator[str, None]:
+        """The model's words, clean for the game's font, and no phrase over and over."""
+        loop, voice = Loop(), Voice(self.house.world.spec.text)
+        with self.house.speaking(self.line, engine):
+            speech = speak(engine, self.line, self.reader, deadlines)
+            async with aclosing(speech) as pieces:
+                async for piece in pieces:
+                    if shown := voice.feed(loop.feed(piece)):
+                        yield shown
+                    if loop.found:
+                        await self.house.cut(self.line)
+        self.line.cause = LOOPED if loop.found else self.line.cause
+        if shown := voice.feed(loop.finish()) + voice.finish():
+            yield shown
+
     def _compose(self) -> None:
         line, body = self.line, self.body
         seed = self.house.play.seed(line.id) if body.seed is None else body.seed
         engine = self.engine
-        line.prompt = self.book.prompt(body.text, self.passages)
+        line.prompt = self.book.prompt(body.text, self.found)
         if engine is None:
             line.cause = "this world has no [tiers.book] table"
             return
@@ -101,7 +115,7 @@ class Question:
 
     def _regret(self) -> wire.Delta:
         """One of the book's own sentences for what it doesn't tell."""
-        self.line.fallback = bool(self.passages)
+        self.line.fallback = bool(self.found.passages)
         if self.line.fallback:
             self.line.cause = self.line.cause or "the model had nothing to say"
         self.reader.mood = UNKNOWN
@@ -111,7 +125,7 @@ class Question:
         abstained = self.reader.mood == UNKNOWN
         passages = [
             wire.Passage(book=self.body.agent, page=passage.page, text=passage.text)
-            for passage in self.passages
+            for passage in self.found.passages
         ]
         return wire.AskReply.model_validate(
             {

@@ -26,16 +26,45 @@ def test_every_kind_of_row_is_there_with_its_mark(book_path: Path) -> None:
             assert parse_reply(reply)[0] == (kind != "unknown")
 
 
+def lines(turn: str, head: str) -> list[str]:
+    return [line.removeprefix(head) for line in turn.split("\n") if line.startswith(head)]
+
+
 def test_answers_rest_on_passages_of_the_book(book_path: Path) -> None:
     book = read_book(book_path)
     texts = {passage.text for passage in book.passages}
     for kind, turn, _ in rows_of(book_path):
         if kind == "answer":
-            shown = [line[9:] for line in turn.split("\n") if line.startswith("Passage: ")]
+            shown = lines(turn, "Passage: ")
+            assert shown
             assert set(shown) <= texts
 
 
-def test_another_books_question_and_renamed_ones_are_declined(book_path: Path) -> None:
+def test_what_is_to_be_answered_always_stands_in_a_note(book_path: Path) -> None:
+    for kind, turn, reply in rows_of(book_path):
+        if kind in {"answer", "follow_up"}:
+            answer = parse_reply(reply)[1]
+            assert any(note.endswith(answer) for note in lines(turn, "Note: "))
+
+
+def test_a_question_seldom_meets_itself_among_its_notes(book_path: Path) -> None:
+    facts = read_facts(book_path, read_book(book_path))
+    asked = {text for fact in facts.facts for text in fact.ask}
+    met = [
+        any(note.startswith(turn.split("Reader: ")[1]) for note in lines(turn, "Note: "))
+        for kind, turn, _ in rows_of(book_path)
+        if kind == "answer" and turn.split("Reader: ")[1] in asked
+    ]
+    assert sum(met) < len(met) / 2
+
+
+def test_words_the_book_lacks_are_told(book_path: Path) -> None:
+    declined = [turn for kind, turn, _ in rows_of(book_path) if kind == "unknown"]
+    asked = next(turn for turn in declined if "tide bell" in turn.lower())
+    assert lines(asked, "Nowhere: ") == ["rang, tide, bell"]
+
+
+def test_another_books_question_and_invented_ones_are_declined(book_path: Path) -> None:
     declined = [turn for kind, turn, _ in rows_of(book_path) if kind == "unknown"]
     assert any("tide bell" in turn.lower() for turn in declined)
     assert len([turn for turn in declined if "Anselm Pike" not in turn]) > 30

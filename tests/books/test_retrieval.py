@@ -28,11 +28,6 @@ def test_no_shared_word_finds_nothing() -> None:
     assert found("what is it?") == []
 
 
-def test_known_questions_lead_to_their_passage() -> None:
-    index = PassageIndex(PASSAGES, {2: ["What is the food of the long fish?"]})
-    assert index.search("fish food")[0].passage.text == TEXTS[1]
-
-
 def test_scores_fall_and_k_bounds_them() -> None:
     hits = PassageIndex(PASSAGES).search("bell eels lamp glass", 3)
     assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)

@@ -6,12 +6,19 @@ from pathlib import Path
 
 import pytest
 
-from books.book import find_books, read_book
-from books.distill import read_volumes, rows_of
-from books.facts import read_questions, source_passage
+from books.book import find_books
+from books.corpus import questions_of
+from books.distill import Volume, read_volumes, rows_of
+from books.facts import fold, read_questions
+from books.reference import Reference
 
 WORLD = Path(__file__).parents[2] / "roles" / "worlds" / "biblioteca_eterna"
 NAMES = list(find_books(WORLD / "books"))
+
+
+@pytest.fixture(scope="module")
+def volumes() -> dict[str, Volume]:
+    return read_volumes(WORLD / "books")
 
 
 def test_six_books_stand_on_the_shelf() -> None:
@@ -19,35 +26,41 @@ def test_six_books_stand_on_the_shelf() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_book_has_facts_and_enough_questions_nobody_trains_on(name: str) -> None:
-    volume = read_volumes(WORLD / "books")[name]
+def test_a_book_has_facts_and_enough_questions_nobody_trains_on(
+    volumes: dict[str, Volume], name: str
+) -> None:
+    volume = volumes[name]
     questions = read_questions(WORLD / "judging" / "books" / f"{name}.yaml", volume.facts)
-    assert len(volume.facts.facts) >= 45
-    assert sum(question.fact is not None for question in questions) >= 25
-    assert sum(question.fact is None for question in questions) >= 10
+    assert len(volume.facts.facts) >= 90
+    assert sum(question.fact is not None for question in questions) >= 50
+    assert sum(question.fact is None for question in questions) >= 25
     assert len(volume.book.abstentions) >= 3
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_fact_is_told_by_a_passage_that_can_be_found(name: str) -> None:
-    from books.facts import open_index
-
-    volume = read_volumes(WORLD / "books")[name]
-    index = open_index(volume.book, volume.facts)
-    missed = [
-        text
-        for fact in volume.facts.facts
-        for text in fact.ask
-        if source_passage(volume.book, fact) not in [hit.passage for hit in index.search(text)]
-    ]
-    asked = sum(len(fact.ask) for fact in volume.facts.facts)
-    assert len(missed) <= 0.06 * asked, missed
+def test_a_book_is_worth_reading(volumes: dict[str, Volume], name: str) -> None:
+    book = volumes[name].book
+    assert sum(len(page.text.split()) for page in book.pages) >= 2500
 
 
-def test_each_book_learns_to_decline_what_the_others_answer() -> None:
-    volumes = read_volumes(WORLD / "books")
+@pytest.mark.parametrize("name", NAMES)
+def test_most_facts_are_found_by_words_their_writer_did_not_use(
+    volumes: dict[str, Volume], name: str
+) -> None:
+    volume = volumes[name]
+    reference = Reference(volume.book, volume.facts)
+    questions = read_questions(WORLD / "judging" / "books" / f"{name}.yaml", volume.facts)
+    asked = [question for question in questions if question.fact is not None]
+    found = [question.fact in reference.find(question.text).facts for question in asked]
+    assert sum(found) >= 0.8 * len(asked)
+
+
+def test_each_book_learns_to_decline_what_the_others_answer(volumes: dict[str, Volume]) -> None:
     rows = rows_of(volumes["tide_tables"], list(volumes.values()))
-    declined = [row.messages[-1].text.lower() for row in rows if row.kind == "unknown"]
-    own = {name: read_book(path).title for name, path in find_books(WORLD / "books").items()}
-    assert len(own) == len(volumes)
-    assert len(declined) >= 0.15 * len(rows)
+    declined = [row.messages[-1].text for row in rows if row.kind == "unknown"]
+    assert len(declined) >= 0.3 * len(rows)
+    asked = fold(" ".join(declined))
+    for name in NAMES:
+        if name != "tide_tables":
+            foreign = questions_of(volumes[name].facts)
+            assert sum(fold(text) in asked for text in foreign) > 3

@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+from books.facts import facts_path
+from books.reference import Reference, open_book
+
+
+def reference_of(path: Path) -> Reference:
+    return open_book(path)[1]
+
+
+def test_a_question_is_shown_its_fact_and_the_passage_that_tells_it(book_path: Path) -> None:
+    found = reference_of(book_path).find("Which woman dug it?")
+    assert found.facts[0].id == "digger"
+    assert "dug by Vera Holm" in found.passages[0].text
+    assert found.evidence.notes[0].answer == "The well was dug by Vera Holm."
+
+
+def test_a_fact_is_found_by_another_wording_than_the_texts(book_path: Path) -> None:
+    question = "How far down?"  # the text says "deep"
+    assert reference_of(book_path).find(question).facts[0].id == "depth"
+
+
+def test_a_question_left_out_is_neither_shown_nor_does_it_lend_its_words(book_path: Path) -> None:
+    question = "What is the depth of the well?"
+    reference = reference_of(book_path)
+    plain, blind = reference.find(question), reference.find(question, without=question)
+    assert plain.evidence.notes[0].question == question
+    assert question not in [note.question for note in blind.evidence.notes]
+    assert (plain.evidence.nowhere, blind.evidence.nowhere) == ((), ("depth",))
+
+
+def test_words_are_told_apart_that_others_of_its_facts_know_and_that_none_does(
+    book_path: Path,
+) -> None:
+    evidence = reference_of(book_path).find("Which printer has a trumpet?").evidence
+    assert (evidence.elsewhere, evidence.nowhere) == (("printer",), ("trumpet",))
+
+
+def test_no_shared_word_finds_nothing(book_path: Path) -> None:
+    found = reference_of(book_path).find("Zebra?")
+    assert (found.facts, found.passages) == ((), ())
+
+
+def test_a_book_without_annotations_is_asked_by_its_own_sentences(book_path: Path) -> None:
+    facts_path(book_path).unlink()
+    found = reference_of(book_path).find("What did the first bucket bring up on the third night?")
+    assert "third night" in found.evidence.notes[0].answer
+
+
+def test_a_book_too_short_to_be_asked_can_still_be_read(tmp_path: Path) -> None:
+    path = tmp_path / "short.txt"
+    path.write_text("It rained.")
+    book, reference = open_book(path)
+    found = reference.find("Who rained?")
+    assert (book.pages[0].text, found.facts, found.evidence.passages) == (
+        "It rained.",
+        (),
+        ("It rained.",),
+    )
