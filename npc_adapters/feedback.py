@@ -17,7 +17,7 @@ from typing import Any, Literal, get_args
 
 import torch
 from datasets import Dataset
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PrinterCallback
 
 from engine.requests import Message, Segment
 from npc_adapters.bases import replace_folder
@@ -133,6 +133,7 @@ def train_on_feedback(
     with quietly():
         model = load_for_training(base, config, live)
         trainer = _preference_trainer(model, base, judged, work, config, way)
+        trainer.remove_callback(PrinterCallback)
         result = trainer.train()
     history = [{k: float(v) for k, v in entry.items()} for entry in trainer.state.log_history]
     report = {

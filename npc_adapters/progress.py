@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -29,10 +30,39 @@ def quietly() -> Iterator[None]:
     loud.setLevel(level)
 
 
+class Speed(TrainerCallback):  # type: ignore[misc]  # untyped base
+    """Tokens trained on per second, padding included; judging and saving don't count."""
+
+    def __init__(self) -> None:
+        self._tokens, self._seconds = 0, 0.0
+        self._seen = 0  # tokens of the run at the last step, those before a resume included
+        self._began = 0.0
+
+    @property
+    def tokens_per_s(self) -> float:
+        """The speed so far; 0 before the first step ended."""
+        return self._tokens / self._seconds if self._seconds else 0.0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Leave out what an earlier, killed run did."""
+        self._seen = state.num_input_tokens_seen
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Start the clock."""
+        self._began = time.perf_counter()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Stop the clock and count."""
+        self._seconds += time.perf_counter() - self._began
+        self._tokens += state.num_input_tokens_seen - self._seen
+        self._seen = state.num_input_tokens_seen
+
+
 class Progress(TrainerCallback):  # type: ignore[misc]  # untyped base
     """A progress bar with losses, tokens per second and time left."""
 
-    def __init__(self) -> None:
+    def __init__(self, speed: Speed) -> None:
+        self._speed = speed
         self._bar = Bar(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -54,7 +84,8 @@ class Progress(TrainerCallback):  # type: ignore[misc]  # untyped base
         for key, form in _SHOWN.items():
             if key in (logs or {}):
                 self._told[key] = form.format((logs or {})[key])
-        self._bar.update(self._task, description=", ".join(self._told.values()))
+        told = [*self._told.values(), f"{self._speed.tokens_per_s:.0f} tok/s"]
+        self._bar.update(self._task, description=", ".join(told))
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Move the bar."""
@@ -68,7 +99,6 @@ class Progress(TrainerCallback):  # type: ignore[misc]  # untyped base
 _SHOWN = {
     "loss": "loss {:.3f}",
     "eval_loss": "held-out {:.3f}",
-    "tokens_per_s": "{:.0f} tok/s",
 }
 
 

@@ -14,14 +14,8 @@ from typing import Any
 import torch
 from datasets import Dataset
 from peft import PeftModel, get_peft_model, prepare_model_for_kbit_training
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    BitsAndBytesConfig,
-    EarlyStoppingCallback,
-    TrainerCallback,
-)
-from trl import SFTConfig, SFTTrainer
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from engine.template import ChatTemplate
 from npc_adapters.bases import name_base, replace_folder
@@ -30,7 +24,8 @@ from npc_adapters.data import Row, data_digest, split_rows
 from npc_adapters.encoding import encode
 from npc_adapters.errors import TrainingError
 from npc_adapters.methods import ATTENTION, Cost, check_method, default_lr, estimate, peft_config
-from npc_adapters.progress import Progress, draw_losses, quietly
+from npc_adapters.progress import draw_losses, quietly
+from npc_adapters.trainer import make_trainer
 
 IGNORED = -100  # label that transformers leaves out of the loss
 
@@ -50,6 +45,7 @@ class TrainConfig:
         patience: epochs without a better validation loss before training stops.
         max_tokens: longer rows are left out.
         max_rows: use this many of the character's rows at most; 0 uses all.
+        max_valid: judge on this many held-out rows at most, once per epoch; 0 uses all.
         checkpointing: recompute activations to save memory (Chen et al. 2016).
         nf4: train over a base rounded to 4 bit (QLoRA, Dettmers et al. 2023).
     """
@@ -68,6 +64,7 @@ class TrainConfig:
     patience: int = 2
     max_tokens: int = 640
     max_rows: int = 0
+    max_valid: int = 64
     checkpointing: bool = False
     seed: int = 1
 
@@ -168,7 +165,7 @@ def train_adapter(
         config: how to train.
         replay: general rows, of which `config.replay` times as many as own rows are mixed in.
         parent: adapter to go on from (same method and shape).
-        resume: go on from the last checkpoint of a killed run.
+        resume: go on from the last whole epoch of a killed run, to the same weights.
         show: draw a progress bar.
 
     Raises:
@@ -177,7 +174,7 @@ def train_adapter(
     check_feasible(base, config)
     template = ChatTemplate(base)
     train, valid = (rows, valid) if valid else split_rows(rows)
-    train = train[: config.max_rows or None]
+    train, valid = train[: config.max_rows or None], valid[: config.max_valid or None]
     mixed = [*train, *_sample(replay, round(config.replay * len(train)), config.seed)]
     datasets = [to_dataset(template, part, config.max_tokens) for part in (mixed, valid)]
     for part, dataset in zip(("training", "validation"), datasets, strict=True):
@@ -187,11 +184,15 @@ def train_adapter(
     work = out.with_name(out.name + ".work")
     with quietly():
         model = load_for_training(base, config, parent)
-        trainer = _trainer(model, base, datasets, work, config, show)
-        checkpoints = sorted(work.glob("checkpoint-*")) if resume else []
-        result = trainer.train(resume_from_checkpoint=bool(checkpoints))
-    history = [{k: float(v) for k, v in e.items()} for e in trainer.state.log_history]
-    report = _report(trainer, result.metrics, history, config, len(train), len(valid))
+        trainer, speed = make_trainer(model, base, datasets, work, config, show)
+        result = trainer.train(resume_from_checkpoint=resume and any(work.glob("checkpoint-*")))
+    report = {
+        **_report(trainer, config),
+        "num_train_rows": len(train),
+        "num_valid_rows": len(valid),
+        "seconds": result.metrics["train_runtime"],
+        "tokens_per_s": speed.tokens_per_s,
+    }
     partial = out.with_name(out.name + ".partial")
     save_adapter(trainer.model, base, partial, report)
     card = write_card(
@@ -258,81 +259,17 @@ def load_for_training(base: Path, config: TrainConfig, parent: Path | None = Non
     return model if peft is None else get_peft_model(model, peft)
 
 
-def _trainer(
-    model: Any, base: Path, datasets: list[Dataset], work: Path, config: TrainConfig, show: bool
-) -> Any:
-    """TRL's trainer, quiet, judging and saving once per epoch."""
-    arguments = SFTConfig(
-        output_dir=str(work),
-        num_train_epochs=config.epochs,
-        per_device_train_batch_size=config.batch_size,
-        per_device_eval_batch_size=config.batch_size,
-        gradient_accumulation_steps=config.accumulate,
-        gradient_checkpointing=config.checkpointing,
-        learning_rate=config.lr or default_lr(config.method),
-        lr_scheduler_type="cosine",
-        warmup_steps=config.warmup,
-        weight_decay=0.01,
-        max_length=None,
-        dataset_kwargs={"skip_prepare_dataset": True},
-        train_sampling_strategy="group_by_length",
-        bf16=torch.cuda.is_available() or _has_bf16(),
-        use_cpu=not torch.cuda.is_available(),
-        dataloader_pin_memory=False,
-        eval_strategy="epoch",
-        save_strategy="epoch",
-        save_total_limit=1,
-        load_best_model_at_end=True,
-        metric_for_best_model="eval_loss",
-        greater_is_better=False,
-        logging_steps=5,
-        report_to=[],
-        disable_tqdm=True,
-        seed=config.seed,
-        average_tokens_across_devices=False,
-    )
-    callbacks: list[TrainerCallback] = [EarlyStoppingCallback(config.patience)]
-    if show:
-        callbacks.append(Progress())
-    return SFTTrainer(
-        model=model,
-        args=arguments,
-        train_dataset=datasets[0],
-        eval_dataset=datasets[1],
-        processing_class=AutoTokenizer.from_pretrained(base),
-        callbacks=callbacks,
-    )
-
-
-def _has_bf16() -> bool:
-    """Whether this CPU multiplies bf16 natively; elsewhere autocast only costs time."""
-    return bool(torch.backends.cpu.get_cpu_capability().startswith("AVX512"))
-
-
-def _report(
-    trainer: Any,
-    metrics: dict[str, float],
-    history: list[dict[str, float]],
-    config: TrainConfig,
-    num_train: int,
-    num_valid: int,
-) -> dict[str, Any]:
+def _report(trainer: Any, config: TrainConfig) -> dict[str, Any]:
     """The figures of a run, for people and machines."""
-    losses = [entry["eval_loss"] for entry in history if "eval_loss" in entry]
-    best = min(losses, default=math.nan)
+    history = [{k: float(v) for k, v in e.items()} for e in trainer.state.log_history]
+    best = min((entry["eval_loss"] for entry in history if "eval_loss" in entry), default=math.nan)
     parameters = list(trainer.model.parameters())
     return {
         "config": asdict(config) | {"lr": config.lr or default_lr(config.method)},
-        "num_train_rows": num_train,
-        "num_valid_rows": num_valid,
         "trainable_parameters": sum(p.numel() for p in parameters if p.requires_grad),
         "parameters": sum(p.numel() for p in parameters),
         "valid_loss": best,
         "valid_perplexity": math.exp(best),
-        "seconds": metrics["train_runtime"],
-        "tokens_per_s": trainer.state.num_input_tokens_seen / metrics["train_runtime"]
-        if trainer.state.num_input_tokens_seen
-        else 0.0,
         "history": history,
     }
 
@@ -348,8 +285,8 @@ def save_adapter(model: Any, base: Path, folder: Path, report: dict[str, Any]) -
         # PEFT would look for the base on the hub to see whether its vocabulary grew.
         unchanged = {"save_embedding_layers": False} if isinstance(model, PeftModel) else {}
         model.save_pretrained(folder, **unchanged)
-        for stray in ("README.md",):
-            (folder / stray).unlink(missing_ok=True)
+        (folder / "README.md").unlink(missing_ok=True)
+        _round_weights(folder)
         name_base(folder, base)
         text = json.dumps(report, indent=2) + "\n"
         (folder / "report.json").write_text(text, encoding="utf-8")
@@ -357,3 +294,11 @@ def save_adapter(model: Any, base: Path, folder: Path, report: dict[str, Any]) -
     except OSError as error:
         shutil.rmtree(folder, ignore_errors=True)
         raise TrainingError(f"{folder} could not be saved: {error}") from error
+
+
+def _round_weights(folder: Path) -> None:
+    """Store an adapter's weights as bf16: half the size, and what the base itself is kept in."""
+    path = folder / "adapter_model.safetensors"
+    if path.exists():
+        tensors = {name: tensor.to(torch.bfloat16) for name, tensor in load_file(path).items()}
+        save_file(tensors, path, metadata={"format": "pt"})

@@ -1,18 +1,33 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
+from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from engine.adapters import read_adapter
+from engine.template import ChatTemplate
 from npc_adapters import train
 from npc_adapters.card import read_card
 from npc_adapters.data import Row
 from npc_adapters.errors import TrainingError, UsageError
 from npc_adapters.methods import METHODS
-from npc_adapters.train import TrainConfig, check_feasible, cost_of, train_adapter
+from npc_adapters.train import (
+    Outcome,
+    TrainConfig,
+    check_feasible,
+    cost_of,
+    to_dataset,
+    train_adapter,
+)
+from npc_adapters.trainer import without_mask
+from tests.npc_adapters.conftest import row
 
 QUICK = {"rank": 4, "alpha": 8, "epochs": 1, "batch_size": 8, "max_tokens": 128}
 
@@ -39,6 +54,8 @@ def test_an_adapter_is_trained_with_card_report_and_plot(
     assert losses[-1] < losses[0]
     assert read_card(out) == outcome.card
     assert read_adapter(out).rank == 4
+    stored = load_file(out / "adapter_model.safetensors").values()
+    assert {tensor.dtype for tensor in stored} == {torch.bfloat16}
     assert str(tmp_path) not in (out / "adapter_config.json").read_text()
     assert [path.name for path in tmp_path.iterdir()] == ["pim"]
 
@@ -123,3 +140,57 @@ def test_rows_too_long_for_training_are_named(tmp_path: Path, base: Path, rows: 
             config=config(max_tokens=4),
             show=False,
         )
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+
+import torch
+from npc_adapters import trainer
+from tests.npc_adapters.test_train import killable
+
+class Kill(trainer.Speed):
+    def on_save(self, *_: object, **__: object) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+torch.set_num_threads(1)
+trainer.Speed = Kill
+killable(Path(sys.argv[1]), Path(sys.argv[2]))
+"""
+
+
+def killable(base: Path, out: Path, resume: bool = False) -> Outcome:
+    settings = config(epochs=2, lr=1e-2, dropout=0.1)
+    lines = [row(f"Guest: Number {i}?", f"[calm] Arr, {i} it be.") for i in range(16)]
+    return train_adapter(
+        name="pim", base=base, rows=lines, out=out, config=settings, resume=resume, show=False
+    )
+
+
+def test_a_killed_run_goes_on_to_the_very_same_weights(tmp_path: Path, base: Path) -> None:
+    whole = killable(base, tmp_path / "whole")
+    out = tmp_path / "killed"
+    command = [sys.executable, "-c", KILLED, str(base), str(out)]
+    root = Path(__file__).parents[2]
+    ended = subprocess.run(command, cwd=root, capture_output=True, check=False)
+    assert ended.returncode == -signal.SIGKILL, ended.stderr.decode()
+    assert not out.exists()
+    resumed = killable(base, out, resume=True)
+    assert resumed.card.digest == whole.card.digest
+    assert resumed.report["history"][-1]["step"] == whole.report["history"][-1]["step"]
+    assert resumed.report["tokens_per_s"] > 0
+
+
+def test_padding_is_not_masked_and_changes_no_loss(base: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    lines = [row("Guest: Hi?", "[calm] Arr."), row("Guest: Who are you then?", "[calm] Me.")]
+    dataset = to_dataset(ChatTemplate(base), lines, 128)
+    masked = DataCollatorForLanguageModeling(pad_token_id=0)
+    model = AutoModelForCausalLM.from_pretrained(base).eval()
+    batches = [collate(list(dataset)) for collate in (masked, without_mask(masked))]
+    assert not batches[0]["attention_mask"].all()
+    assert batches[1]["attention_mask"].all()
+    losses = [float(model(**batch).loss.detach()) for batch in batches]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
