@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 import msgpack
 import zmq
@@ -29,21 +30,60 @@ def expect(condition: object, sentence: str) -> None:
 Message = dict[str, Any]
 
 
-class Probe:
-    """One DEALER on one of the server's sockets, with or without a session.
+class Transport(Protocol):
+    """Carries frames to one of a server's sockets and back, whatever lies between."""
+
+    def send(self, frames: Sequence[bytes]) -> None:
+        """Send a message's frames."""
+
+    def receive(self, timeout_s: float) -> list[bytes] | None:
+        """The next message's frames; None if there is none for so long."""
+
+    def close(self) -> None:
+        """Cut the connection."""
+
+
+class OverZeroMQ:
+    """A DEALER on one of the server's sockets.
 
     Args:
         connection: where the server is.
         channel: "work" or "control".
+    """
+
+    def __init__(self, connection: Connection, channel: str = "work") -> None:
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._socket = dial(self._context, zmq.DEALER, getattr(connection, channel), connection)
+
+    def send(self, frames: Sequence[bytes]) -> None:
+        """Send a message's frames."""
+        self._socket.send_multipart(frames)
+
+    def receive(self, timeout_s: float) -> list[bytes] | None:
+        """The next message's frames; None if there is none for so long."""
+        if not self._socket.poll(round(timeout_s * 1000)):
+            return None
+        return self._socket.recv_multipart()
+
+    def close(self) -> None:
+        """Cut the connection, without a bye."""
+        self._context.destroy(0)
+
+
+class Probe:
+    """One client, with or without a session.
+
+    Args:
+        where: the server, or a way to it.
+        channel: "work" or "control", where `where` is a connection.
         timeout_s: how long an answer may take.
     """
 
     def __init__(
-        self, connection: Connection, channel: str = "work", timeout_s: float = 60
+        self, where: Connection | Transport, channel: str = "work", timeout_s: float = 60
     ) -> None:
-        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._socket = dial(self._context, zmq.DEALER, getattr(connection, channel), connection)
-        self._timeout_ms = round(timeout_s * 1000)
+        self._line = OverZeroMQ(where, channel) if isinstance(where, Connection) else where
+        self._timeout_s = timeout_s
         self._num_sent = 0
         self.welcome: Message = {}
 
@@ -55,7 +95,7 @@ class Probe:
 
     def close(self) -> None:
         """Cut the connection, without a bye."""
-        self._context.destroy(0)
+        self._line.close()
 
     def send(self, t: str, body: Message | None = None, **fields: Any) -> str:
         """Send a message; returns its id."""
@@ -66,7 +106,7 @@ class Probe:
 
     def send_frames(self, *frames: bytes) -> None:
         """Send any frames."""
-        self._socket.send_multipart(frames)
+        self._line.send(frames)
 
     def receive(self) -> Message:
         """The next message.
@@ -74,8 +114,9 @@ class Probe:
         Raises:
             Failed: none comes, or it isn't one.
         """
-        expect(self._socket.poll(self._timeout_ms), "no answer came in time")
-        frames = self._socket.recv_multipart()
+        frames = self._line.receive(self._timeout_s)
+        if frames is None:
+            raise Failed("no answer came in time")
         expect(len(frames) == 2 and frames[0] == PROTOCOL, f"answered with frames {frames!r}"[:200])
         return decode_map(frames[1])
 

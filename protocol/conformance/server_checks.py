@@ -1,4 +1,4 @@
-"""What any server must do, section by section of SPEC.md."""
+"""What any server must do, section by section of SPEC.md, over whatever carries frames."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import msgpack
 
 from protocol.codec import PROTOCOL
-from protocol.conformance.probe import Failed, Probe, code, expect
+from protocol.conformance.probe import Failed, OverZeroMQ, Probe, Transport, code, expect
 from protocol.connection import Connection
 
 _LATE_S = 5.0  # SPEC.md says 0.1; a busy machine is not the server's fault
@@ -21,14 +22,14 @@ CHECKS: dict[str, Callable[[Site], None]] = {}  # by section and promise
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """The server under test, and an agent there that can be spoken to."""
+    """The server under test: the ways to its sockets, and an agent that can be spoken to."""
 
-    connection: Connection
+    open: Callable[[str], Transport]  # by channel, "work" or "control"
     agent: str
 
     def probe(self, channel: str = "work") -> Probe:
         """A probe without a session."""
-        return Probe(self.connection, channel)
+        return Probe(self.open(channel))
 
     def say(self, text: str = "Good evening.", **fields: object) -> dict[str, object]:
         """A say request's body."""
@@ -287,7 +288,7 @@ def find_agent(connection: Connection) -> str:
 
 def run(connection: Connection, agent: str | None = None) -> Iterator[tuple[str, str | None]]:
     """Every check's name, and what is wrong (None where nothing is)."""
-    site = Site(connection, agent or find_agent(connection))
+    site = Site(partial(OverZeroMQ, connection), agent or find_agent(connection))
     for name, function in CHECKS.items():
         try:
             function(site)

@@ -1,27 +1,82 @@
 from __future__ import annotations
 
+import contextlib
+import queue
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from protocol.codec import PROTOCOL, decode
+from protocol.conformance.probe import OverZeroMQ
 from protocol.conformance.scripted_server import SCENARIOS, play
 from protocol.conformance.server_checks import CHECKS, Site
+from protocol.errors import FrameError
+from protocol.session import ServerSession
 from tests.protocol.test_client import Hosted
 
 
+class InMemory:
+    """A transport without sockets: frames go to a dispatcher on the hosting loop."""
+
+    def __init__(self, host: Hosted) -> None:
+        self.user, self.full = "local", False
+        self.session: ServerSession | None = None
+        self._loop, self._dispatcher = host.loop, host.server.dispatcher
+        self._received: queue.Queue[list[bytes]] = queue.Queue()
+
+    def send(self, frames: Sequence[bytes] | bytes) -> None:
+        """From the client: frames; from the server, which shares this object: the envelope."""
+        if isinstance(frames, bytes):
+            self._received.put([PROTOCOL, frames])
+        else:
+            self._loop.call_soon_threadsafe(self._take, list(frames))
+
+    def _take(self, frames: list[bytes]) -> None:
+        try:
+            envelope = decode(frames)
+        except FrameError as error:
+            self._dispatcher.refuse_frame(self, error)
+        else:
+            self._dispatcher.receive(self, envelope)
+
+    def receive(self, timeout_s: float) -> list[bytes] | None:
+        with contextlib.suppress(queue.Empty):
+            return self._received.get(timeout=timeout_s)
+        return None
+
+    def attach(self, session: ServerSession) -> None:
+        self.session = session
+
+    def detach(self) -> None:
+        self.session = None
+
+    def close(self) -> None:
+        self._loop.call_soon_threadsafe(self._lose)
+
+    def _lose(self) -> None:
+        if self.session is not None:
+            self._dispatcher.lost(self, self.session)
+
+
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosted]:
     folder: Path = tmp_path_factory.mktemp("conformance")
-    host = Hosted(folder)
-    yield Site(host.server.connection, "echo")
-    host.stop()
+    hosted = Hosted(folder)
+    yield hosted
+    hosted.stop()
 
 
 @pytest.mark.parametrize("name", CHECKS)
-def test_our_server_follows_the_spec(site: Site, name: str) -> None:
-    CHECKS[name](site)
+def test_our_server_follows_the_spec(host: Hosted, name: str) -> None:
+    CHECKS[name](Site(partial(OverZeroMQ, host.server.connection), "echo"))
+
+
+@pytest.mark.parametrize("name", CHECKS)
+def test_it_does_without_zeromq_too(host: Hosted, name: str) -> None:
+    CHECKS[name](Site(lambda channel: InMemory(host), "echo"))
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
