@@ -36,6 +36,8 @@ PATHS = (
     "peft adapter_names",
     "transformers continuous batching",
     "llama.cpp q8_0 one decode per adapter",
+    "llama.cpp q8_0 one batch, no adapters",
+    "llama.cpp f32 one decode per adapter",
 )
 SHAPE = {  # SmolLM2-135M
     "vocab_size": 49152,
@@ -123,6 +125,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", action="store_true", help="print the JSON document only")
     parser.add_argument("--child", help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--llama-python", default=sys.executable, help="interpreter that has llama-cpp-python"
+    )
     arguments = parser.parse_args()
     if arguments.child:
         run_child(arguments.child)
@@ -131,7 +136,9 @@ def main() -> None:
         plan = make_plan(arguments, arguments.work or Path(temporary))
         results = {}
         for path in arguments.only or PATHS:
-            results[path] = spawn(path, plan)
+            llama = path.startswith("llama")
+            interpreter = arguments.llama_python if llama else sys.executable
+            results[path] = spawn(interpreter, path, plan)
             if not arguments.json:
                 show(path, results[path])
     print(json.dumps({"plan": asdict(plan), "results": results, "ratios": ratios(results)}))
@@ -158,11 +165,11 @@ def make_plan(arguments: argparse.Namespace, work: Path) -> Plan:
     )
 
 
-def spawn(path: str, plan: Plan) -> dict[str, Any]:
+def spawn(interpreter: str, path: str, plan: Plan) -> dict[str, Any]:
     """One path in a process of its own: its report, or why it did not run."""
     environment = dict(os.environ, OMP_NUM_THREADS=str(plan.threads), GOMP_SPINCOUNT="1000")
     request = json.dumps({"path": path, "plan": asdict(plan)})
-    command = [sys.executable, str(Path(__file__)), "--child", request]
+    command = [interpreter, str(Path(__file__)), "--child", request]
     outcome = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT)
     if outcome.returncode:
         return {"skipped": outcome.stderr.strip().splitlines()[-1]}
@@ -193,12 +200,16 @@ def ratios(results: dict[str, dict[str, Any]]) -> dict[str, float]:
 
 def run_child(request: str) -> None:
     """Run one path in this process and print its report."""
-    from bench.tavern_paths import RUNNERS
-
     asked = json.loads(request)
-    plan = Plan(**asked["plan"])
-    runner: Callable[[Plan, str], Clock] = RUNNERS[asked["path"].split()[0]]
-    clock = runner(plan, asked["path"])
+    path, plan = asked["path"], Plan(**asked["plan"])
+    runner: Callable[[Plan, str], Clock]
+    if path.startswith("llama"):
+        from bench.tavern_llama import run_llama as runner
+    else:
+        from bench.tavern_paths import RUNNERS
+
+        runner = RUNNERS[path.split()[0]]
+    clock = runner(plan, path)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(json.dumps(clock.report(plan.new_tokens) | {"peak_memory_mb": peak}))
 

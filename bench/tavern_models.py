@@ -49,10 +49,15 @@ def make_models(
 
 
 def word_tokenizer(size: int) -> PreTrainedTokenizerFast:
-    """A tokenizer in which token n is the word "tn"."""
-    vocabulary = {f"t{number}": number for number in range(size)}
-    tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="t2"))
+    """A tokenizer in which token n is the word "wn"; the first three are control tokens."""
+    special = ("<pad>", "<end>", "<unknown>")  # not "w0": control tokens are found inside words too
+    words = (*special, *(f"w{number}" for number in range(len(special), size)))
+    vocabulary = {word: number for number, word in enumerate(words)}
+    tokenizer = Tokenizer(WordLevel(vocabulary, unk_token=special[2]))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="t0", eos_token="t1", unk_token="t2"
+        tokenizer_object=tokenizer,
+        pad_token=special[0],
+        eos_token=special[1],
+        unk_token=special[2],
     )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -60,7 +59,7 @@ def _say(
     for line, (tokens, adapter) in lines.items():
         due += chance.expovariate(arrivals_per_s) if arrivals_per_s else 0.0
         sampling = SamplingParams(max_tokens=new_tokens, temperature=0.0, ignore_eos=True)
-        text = " ".join(f"t{token}" for token in tokens)
+        text = " ".join(f"w{token}" for token in tokens)
         request = GenerationRequest(
             request_id=line, prompt=text, adapter=adapter, sampling=sampling
         )
@@ -166,43 +165,8 @@ def run_transformers(plan: Plan, path: str) -> Clock:
     return clock
 
 
-def run_llama(plan: Plan, path: str) -> Clock:
-    """llama.cpp, q8_0: requests with distinct LoRAs never share a decode, so one at a time.
-
-    The adapters' own cost is not counted: the base alone decodes, which flatters it.
-    """
-    from llama_cpp import Llama
-
-    from bench.tavern_gguf import write_gguf
-
-    file = Path(plan.base) / "q8_0.gguf"
-    if not file.is_file():
-        write_gguf(Path(plan.base), file)
-    llama = Llama(
-        str(file),
-        n_ctx=1024,
-        n_threads=plan.threads,
-        n_threads_batch=plan.threads,
-        verbose=False,
-        logits_all=False,
-    )
-    clock = new_clock()
-    for npc in range(plan.npcs):
-        line = f"{npc}/0"
-        clock.asked[line] = clock.began
-        llama.reset()
-        times: list[float] = []
-        for _ in llama.generate(plan.prompt(npc), temp=0.0, reset=True):
-            times.append(time.perf_counter())
-            if len(times) == plan.new_tokens:
-                break
-        clock.tokens[line] = times
-    return clock
-
-
 RUNNERS: dict[str, Callable[[Plan, str], Clock]] = {
     "ours": run_ours,
     "peft": run_peft,
     "transformers": run_transformers,
-    "llama.cpp": run_llama,
 }

@@ -99,7 +99,7 @@ def speak(engine: Any, size: int, lines: int, seed: int) -> dict[str, float]:
     asked = chance.choices(range(size), weights, k=lines)
     before = engine.stats()
     for line, npc in enumerate(asked):
-        words = " ".join(f"t{chance.randrange(10, 40000)}" for _ in range(40))
+        words = " ".join(f"w{chance.randrange(10, 40000)}" for _ in range(40))
         sampling = SamplingParams(max_tokens=32, temperature=0.0, ignore_eos=True)
         engine.add_request(
             GenerationRequest(
