@@ -14,6 +14,8 @@ import pytest
 from protocol import administration as admin
 from protocol import messages as wire
 from protocol.async_client import AsyncClient
+from protocol.conformance.server_checks import CHECKS, run
+from protocol.connection import read_connection
 from protocol.errors import Refusal
 from protocol.server import Server, ServerConfig
 from roles import console
@@ -202,3 +204,9 @@ def test_a_world_that_cannot_be_served_is_one_sentence_and_exit_2(
     assert errors.startswith("biblioteca: world.toml")
     assert says in errors
     assert errors.count("\n") == 1
+
+
+async def test_a_served_world_follows_the_spec(served: Path) -> None:
+    results = await asyncio.to_thread(lambda: list(run(read_connection(served))))
+    assert len(results) == len(CHECKS)
+    assert [(name, wrong) for name, wrong in results if wrong is not None] == []
