@@ -43,6 +43,8 @@ PAGES: tuple[type[Page], ...] = (
 )  # fmt: skip
 _GOODBYE_S = 5.0  # after a kill, for the screen to be put back in order
 FRAME_S = 0.1  # screens are drawn at most this often
+_SHARE = 4  # and, on a machine that is slow at it, only for one part in four of the time,
+_LONGEST_S = 3.0  # but not less often than this
 
 
 class ConsoleApp(App[None]):
@@ -91,7 +93,7 @@ class ConsoleApp(App[None]):
         # Ends the process where Textual can't: it waits for ever for a terminal that is gone.
         self.hang_up: Callable[[], None] = self.exit
         self._timer: Timer | None = None
-        self._drawn_s = 0.0
+        self._due_s = self._next_s = 0.0  # when the next frame is, and may be, drawn
 
     def get_theme_variable_defaults(self) -> dict[str, str]:
         """Colours of ours that Textual's own themes don't name."""
@@ -123,14 +125,21 @@ class ConsoleApp(App[None]):
     def redraw_soon(self) -> None:
         """Draw once, at most ten times a second, however much was seen."""
         if self._timer is None and self.is_running:
-            wait = max(0.001, self._drawn_s + FRAME_S - time.monotonic())
-            self._timer = self.set_timer(wait, self._redraw)
+            now = time.monotonic()
+            self._due_s = max(now + 0.001, self._next_s)
+            self._timer = self.set_timer(self._due_s - now, self._redraw)
 
     def _redraw(self) -> None:
         self._timer = None
-        self._drawn_s = time.monotonic()
+        began = time.monotonic()
         if not self.screen_stack:
             return  # the console is closing
+        self._draw()
+        # A frame that begins late had to wait for the one before to reach the terminal.
+        busy_s = time.monotonic() - self._due_s
+        self._next_s = began + min(max(FRAME_S, _SHARE * busy_s), _LONGEST_S)
+
+    def _draw(self) -> None:
         if isinstance(self.screen, Page):
             with self.batch_update():
                 self.screen.keep_up()

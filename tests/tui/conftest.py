@@ -90,7 +90,7 @@ class Console:
         deadline = time.monotonic() + PATIENCE_S
         while not true():
             assert time.monotonic() < deadline, f"never came true: {what}\n{self.text}"
-            await self.pilot.pause(0.02)
+            await self.pilot.pause(0.05)
 
     async def see(self, *words: str) -> None:
         """Wait until all these words stand on the screen."""

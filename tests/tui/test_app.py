@@ -93,8 +93,9 @@ async def test_cancel_frees_the_slot_and_keeps_what_was_said(
     async with console_on(hosted.connection) as console:
         await console.go(2)
         await console.type("tell me everything")
-        await console.see("Hush.")
+        await console.until(lambda: console.session.store.lines, "a line begins")
         await console.until(lambda: "ottavia" in hosted.world.running, "a slot taken")
+        await console.until(lambda: _line(console).text.startswith("Hush."), "begins to speak")
         await console.pilot.press("escape")
         await console.until(lambda: not hosted.world.running, "slot freed")
         await console.see("cancelled")
