@@ -8,7 +8,7 @@ from tests.protocol.test_server import collect
 
 async def test_a_lost_client_resumes_where_it_was(server: Server) -> None:
     first = Raw(server.connection)
-    await first.hello(resume_ms=10_000)
+    await first.hello(resume_ms=60_000)
     text = " ".join(f"w{n}" for n in range(200))
     target = await first.send("say", {"agent": "echo", "text": text})
     got = [await first.receive() for _ in range(10)]
