@@ -18,12 +18,14 @@ from engine.requests import AdapterInfo, EngineStats
 from protocol.messages import AdapterUse, Tier
 from roles.breaker import Breaker
 from roles.budget import TokenCounter
+from roles.meaning import EncoderProcess
 from roles.schema import Tier as TierTable
 from roles.world import DIRECTOR, World
 
 SHELF = "books.shelf:build_shelf"
 TIERS: tuple[Tier, ...] = ("director", "npc", "book")
 _WATCH_S = 0.5  # how often a change of state is looked for
+_STATS_S = 2.0  # an engine that takes longer to tell its figures has none
 
 
 @dataclass(kw_only=True)
@@ -47,12 +49,16 @@ class Engine:
     prepared: asyncio.Event = field(default_factory=asyncio.Event)
     heard_s: float = 0.0
     error: str = ""
-    restarts: int = 0
 
     @property
     def state(self) -> State:
         """Where it stands now."""
         return self.backend.state
+
+    @property
+    def restarts(self) -> int:
+        """How often it was lost after it had been ready; of replicas, all together."""
+        return self.backend.restarts
 
     async def serve(self, name: str, path: Path, *, pinned: bool = False) -> AdapterUse:
         """Load an adapter (or student) under a name, replacing an older version.
@@ -78,9 +84,10 @@ class Engine:
         if self.state != "ready":
             return None
         try:
-            return await self.backend.stats()
-        except EngineError:
-            return None  # it fell between the question and the answer
+            async with asyncio.timeout(_STATS_S):
+                return await self.backend.stats()
+        except (EngineError, TimeoutError):
+            return None  # it fell between the question and the answer, or hangs
 
 
 MakeBackend = Callable[[Tier, TierTable, EngineConfig, str], Backend]
@@ -94,8 +101,28 @@ def make_backend(tier: Tier, table: TierTable, config: EngineConfig, factory: st
         key = os.environ.get(server.key_env, "") if server.key_env else ""
         told = server.model_dump(exclude={"key_env"})
         return OpenAIBackend(ServerConfig(base=config.base, key=key, **told))
+    if table.backend == "ray":
+        return _ray_backend(table, config, factory)
     kind = InlineBackend if table.backend == "inline" else SubprocessBackend
     return kind(config, factory)
+
+
+def _ray_backend(table: TierTable, config: EngineConfig, factory: str) -> Backend:
+    from cluster.link import Placement
+    from cluster.pool import PoolConfig, RayBackend
+
+    asked = table.replicas
+    placement = Placement(
+        cpus=table.threads if asked.cpus is None else asked.cpus,
+        gpus=asked.gpus,
+        memory_bytes=asked.memory_mb << 20,
+        waiting=asked.waiting,
+        store=asked.store,
+    )
+    pool = PoolConfig(
+        address=asked.address, least=asked.least, most=asked.most, placement=placement
+    )
+    return RayBackend(config, pool, factory)
 
 
 class Engines:
@@ -104,6 +131,9 @@ class Engines:
     Args:
         changed: called with an engine whose state changed.
         make: builds a backend; tests pass their own.
+
+    Attributes:
+        encoder: makes memories comparable by meaning, where the world names one.
     """
 
     def __init__(
@@ -114,6 +144,8 @@ class Engines:
     ) -> None:
         self.world, self._changed = world, changed
         self._engines: dict[Tier, Engine] = {}
+        folder = world.encoder
+        self.encoder = EncoderProcess(folder) if folder is not None else None
         self._tasks: list[asyncio.Task[None]] = []
         for tier in TIERS:
             table: TierTable | None = getattr(world.spec.tiers, tier)
@@ -140,6 +172,8 @@ class Engines:
         for engine in self:
             await engine.backend.start()
             self._tasks.append(asyncio.create_task(self._prepare(engine)))
+        if self.encoder is not None:
+            self._tasks.append(asyncio.create_task(self.encoder.keep()))
 
     async def wait_ready(self) -> None:
         """Return when every engine has loaded or failed."""
@@ -153,6 +187,8 @@ class Engines:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await asyncio.gather(*(engine.backend.close() for engine in self))
+        if self.encoder is not None:
+            await self.encoder.close()
 
     async def _prepare(self, engine: Engine) -> None:
         """Wait for an engine, give it its adapters, then watch it."""
@@ -169,12 +205,11 @@ class Engines:
         await self._watch(engine)
 
     async def _watch(self, engine: Engine) -> None:
-        seen = engine.state
+        seen = engine.state, engine.restarts
         while True:
             await asyncio.sleep(_WATCH_S)
-            if engine.state != seen:
-                seen = engine.state
-                engine.restarts += seen == "restarting"
+            if (now := (engine.state, engine.restarts)) != seen:
+                seen = now
                 self._changed(engine)
 
 

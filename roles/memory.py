@@ -2,13 +2,15 @@
 
 A memory has the game time it was made, an importance from 0 to 1, and who was part of it.
 Recall ranks by words shared with what is being said (BM25 in SQLite's FTS5), weighed by
-importance and age. Nothing is ever deleted: what is forgotten is only left out.
+importance and age; where there is a sentence encoder, by likeness of meaning too. Its vectors lie
+in SQLite and are compared here, since many Pythons' SQLite can't load extensions. Nothing is ever
+deleted: what is forgotten is only left out.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from books.retrieval import content_words
@@ -16,6 +18,8 @@ from roles.errors import MemoryNotFoundError
 from roles.store import Store
 
 _HALF_LIFE_S = 4 * 3600.0  # of game time, in which an unimportant memory loses half its weight
+_LIKE = 0.3  # cosine from which two sentences are taken to be about the same
+_MOST_COMPARED = 4000  # the newest memories
 _COLUMNS = "id, agent, kind, text, now, importance, participants, line, pinned"
 
 
@@ -38,6 +42,14 @@ class Memory:
     participants: tuple[str, ...]
     line: str
     pinned: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Meaning:
+    """A sentence's vector (float32, length 1), and the digest of the model that made it."""
+
+    model: str
+    vector: bytes
 
 
 class MemoryBook:
@@ -75,21 +87,68 @@ class MemoryBook:
         return _memory(row)
 
     def recall(
-        self, agent: str, said: str, *, now: float, limit: int, without_lines: Collection[str] = ()
+        self,
+        agent: str,
+        said: str,
+        *,
+        now: float,
+        limit: int,
+        without_lines: Collection[str] = (),
+        meaning: Meaning | None = None,
     ) -> list[Memory]:
         """What comes to mind when something is said, best first.
 
         Pinned memories always do. Memories of `without_lines` are left out: those lines are
-        still in the conversation, word for word.
+        still in the conversation, word for word. With the meaning of what is said, memories
+        are found by it as well.
         """
         weighed = [(1e9, memory) for memory in self.all(agent) if memory.pinned]
-        for memory, match in self._matches(agent, said):
+        matches = self._matches(agent, said)
+        if meaning is not None:
+            matches = _hybrid(matches, self._alike(agent, meaning))
+        for memory, match in matches:
             age = 0.5 ** (max(now - memory.now, 0.0) / _HALF_LIFE_S)
             weight = match * (0.5 + memory.importance) * (0.5 + 0.5 * max(age, memory.importance))
             if not memory.pinned and memory.line not in without_lines:
                 weighed.append((weight, memory))
         weighed.sort(key=lambda pair: (-pair[0], -pair[1].id))
         return [memory for _, memory in weighed[:limit]]
+
+    def without_vector(self, agent: str, model: str, limit: int) -> dict[int, str]:
+        """A character's newest memories that have no vector of this model: text by id."""
+        rows = self._store.database.execute(
+            "SELECT id, text FROM memories WHERE agent=? AND forgotten=0 AND NOT EXISTS "
+            "(SELECT 1 FROM vectors WHERE memory=memories.id AND model=?) "
+            "ORDER BY id DESC LIMIT ?",
+            (agent, model, limit),
+        )
+        return dict(rows.fetchall())
+
+    def keep_vectors(self, model: str, vectors: Mapping[int, bytes]) -> None:
+        """Write what a model made of some memories."""
+        with self._store.transaction() as database:
+            database.executemany(
+                "INSERT OR REPLACE INTO vectors SELECT id, ?, ? FROM memories WHERE id=?",
+                [(model, vector, memory) for memory, vector in vectors.items()],
+            )
+
+    def _alike(self, agent: str, meaning: Meaning) -> list[tuple[Memory, float]]:
+        """Memories that mean something like it, with the cosine (from _LIKE to 1)."""
+        rows = self._store.database.execute(
+            f"SELECT {', '.join('m.' + c for c in _COLUMNS.split(', '))}, vector "
+            "FROM memories m JOIN vectors ON vectors.memory = m.id "
+            "WHERE m.agent=? AND m.forgotten=0 AND model=? ORDER BY m.id DESC LIMIT ?",
+            (agent, meaning.model, _MOST_COMPARED),
+        ).fetchall()
+        if not rows:
+            return []
+        import numpy as np  # only a world with an encoder pays for it
+
+        vectors = np.frombuffer(b"".join(row[-1] for row in rows), "<f4").reshape(len(rows), -1)
+        cosines = vectors @ np.frombuffer(meaning.vector, "<f4")
+        return [
+            (_memory(rows[i][:-1]), float(cosines[i])) for i in np.flatnonzero(cosines >= _LIKE)
+        ]
 
     def all(self, agent: str, query: str = "", limit: int = 1000) -> list[Memory]:
         """A character's memories, newest first, or those that share words with a query."""
@@ -154,6 +213,20 @@ class MemoryBook:
             (query, agent),
         )
         return [(_memory(row[:-1]), row[-1]) for row in rows]
+
+
+def _hybrid(
+    by_words: Sequence[tuple[Memory, float]], by_meaning: Sequence[tuple[Memory, float]]
+) -> list[tuple[Memory, float]]:
+    """Both rankings as one: BM25 as a share of the best, plus the cosine.
+
+    (A convex combination; Bruch, Gai and Ingber 2023 find it better than fusing ranks.)
+    """
+    best = max((match for _, match in by_words), default=0.0) or 1.0
+    scores: dict[Memory, float] = {memory: match / best for memory, match in by_words}
+    for memory, cosine in by_meaning:
+        scores[memory] = scores.get(memory, 0.0) + cosine
+    return list(scores.items())
 
 
 def heard(speaker: str, said: str) -> tuple[str, float]:

@@ -12,7 +12,7 @@ from protocol.messages import ActionCall, Focus
 from roles.budget import LIFTED, Level, TokenCounter
 from roles.dialogue import Dialogue
 from roles.errors import LineError
-from roles.memory import MemoryBook
+from roles.memory import Meaning, MemoryBook
 from roles.offers import Offer
 from roles.prompt import Notes, action_line, npc_system, reply
 from roles.schema import NpcFile, Sampling
@@ -192,6 +192,7 @@ def recollections(
     limit: int,
     *,
     in_scene: bool,
+    meaning: Meaning | None = None,
 ) -> list[str]:
     """What comes to the character's mind, in the order of the prompt.
 
@@ -201,7 +202,9 @@ def recollections(
     """
     if limit == 0:
         return []
-    found = memories.recall(npc, said, now=now, limit=limit, without_lines=dialogue.lines)
+    found = memories.recall(
+        npc, said, now=now, limit=limit, without_lines=dialogue.lines, meaning=meaning
+    )
     found = [memory for memory in found if memory.kind not in ("summary", "feeling")]
     first = [memories.latest(npc, "summary", speaker) if dialogue.rolled_up else None]
     feeling = memories.latest(npc, "feeling", speaker)

@@ -228,6 +228,17 @@ class TextTable(Table):
     pieces: Literal["words", "sentences"] = "words"
 
 
+class MemoryTable(Table):
+    """How characters remember.
+
+    Attributes:
+        encoder: folder of a sentence encoder (all-MiniLM-L6-v2, say), inside the world or
+            absolute; memories are then found by meaning as well as by words.
+    """
+
+    encoder: Words | None = Field(default=None, examples=['encoder = "models/minilm"'])
+
+
 class WorldFile(Table):
     """`world.toml`: title, premise, tiers, and what can be felt, done, directed and happen."""
 
@@ -247,6 +258,7 @@ class WorldFile(Table):
     regard: dict[Name, Regard] = Field(default_factory=dict)
     pacing: Pacing = Pacing()
     text: TextTable = TextTable()
+    memory: MemoryTable = MemoryTable()
     gate: dict[Name, float] = Field(default_factory=dict)
 
     @model_validator(mode="after")

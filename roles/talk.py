@@ -12,9 +12,11 @@ from protocol import messages as wire
 from roles.blends import serves
 from roles.budget import LEVELS
 from roles.engines import Engine
-from roles.errors import HushedError, LineError
+from roles.errors import EncoderError, HushedError, LineError
 from roles.house import House
 from roles.line import Line
+from roles.meaning import meaning_of
+from roles.memory import Meaning
 from roles.npc import ceiling, compose, recollections, sampling_params
 from roles.offers import Offer, offer, reply_grammar
 from roles.playthrough import PLAYER
@@ -26,6 +28,7 @@ from roles.voice import LOOPED, Echo, Loop, Voice
 
 _RETRIES = 2
 _RETRY_TEMPERATURE = 0.9
+_ENCODING = 0.25  # of the time for the first word, at most, goes to finding memories by meaning
 OFFSTAGE = "the character is offstage"
 REPEATED = "the model said a line of a moment ago, word for word"
 
@@ -57,6 +60,7 @@ class Talk:
         self.dialogue = house.play.dialogue(body.agent, body.speaker, body.conversation)
         self.listeners = house.play.present(body.scene)
         self.reader = ReplyReader()
+        self.meaning: Meaning | None = None
 
     async def run(self, client_deadline_s: float | None) -> AsyncGenerator[wire.Body, None]:
         """Speak: Accepted, Delta*, SayReply. What was spoken is kept, whatever happens."""
@@ -69,6 +73,7 @@ class Talk:
                 self._check_hush()
                 deadlines = self._deadlines(client_deadline_s)
                 self.line.cause = await self._obstacle(deadlines)
+                await self._mean()
                 said = self._compose()
                 self.line.waited_s = time.monotonic() - self.line.arrived_s
                 self.house.check(self.line)
@@ -179,6 +184,19 @@ class Talk:
         why = engine.refused.get(name, "none is loaded")
         return f"the bare base of the {engine.tier} engine, no adapter: {why}"
 
+    async def _mean(self) -> None:
+        """Have what is said understood, where the world has an encoder and there is time."""
+        encoder, level = self.house.engines.encoder, self.level
+        if encoder is None or self.line.cause or not level.num_memories:
+            return
+        limit_s = self.house.patience_ms(self.engine) * level.deadline_share * _ENCODING / 1000
+        try:
+            self.meaning = await meaning_of(
+                encoder, self.play.memories, self.body.agent, self.body.text, limit_s
+            )
+        except EncoderError as error:
+            self.line.routing.append(f"memories by their words alone: {error}")
+
     def _compose(self) -> Message:
         """Set the line's prompt and sampling; returns the message that is new in it."""
         table, line, level = self.engine.table, self.line, self.level
@@ -234,6 +252,7 @@ class Talk:
             play.now,
             num_memories,
             in_scene=bool(body.scene),
+            meaning=self.meaning,
         )
         notes = self.character.notes(
             scene=self._new_scene(),

@@ -104,6 +104,12 @@ class World:
         folder = self.root / "models" / "adapters" / npc
         return folder if folder.is_dir() else None
 
+    @property
+    def encoder(self) -> Path | None:
+        """Folder of the sentence encoder for memories, or None where the world has none."""
+        named = self.spec.memory.encoder
+        return None if named is None else (self.root / named).resolve()
+
     def student(self, book: str) -> Path | None:
         """A book's student folder, or None where it has none (yet)."""
         named, tier = self.books[book].student, self.spec.tiers.book
@@ -158,6 +164,10 @@ class World:
                 problems.append(Problem("world.toml", f"tiers.{tier}.base", message, remedy))
             if spec.adapter and not (self.root / spec.adapter).is_dir():
                 problems.append(_no_adapter("world.toml", f"tiers.{tier}.adapter", spec.adapter))
+        if self.encoder is not None and not (self.encoder / "model.safetensors").is_file():
+            remedy = "put a sentence encoder such as all-MiniLM-L6-v2 there, or remove the line"
+            message = f"there is no model.safetensors in {self.encoder}"
+            problems.append(Problem("world.toml", "memory.encoder", message, remedy))
         for npc, npc_spec in self.npcs.items():
             folder = self.npc_adapter(npc)
             if folder is not None and not folder.is_dir():

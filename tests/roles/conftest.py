@@ -37,6 +37,7 @@ def world_folder(tmp_path: Path, models: Path) -> Path:
 async def manager(world_folder: Path) -> AsyncIterator[Manager]:
     """A manager of the small world, its engines ready."""
     made = Manager(World.load(world_folder), Store())
+    made.house.deadline_ms = 60_000  # no line falls back just because the machine is busy
     await made.start()
     await made.wait_ready()
     yield made

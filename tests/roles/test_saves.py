@@ -18,18 +18,30 @@ import pytest
 
 from protocol import play
 from protocol.errors import Refusal
+from roles.dialogues.hosting import with_backend
 from roles.errors import SaveError
 from roles.manager import Manager
 from roles.saves import Saves
 from roles.store import VERSION, Store
-from roles.world import World
+from roles.world import STARTER, WORLDS, World
 from tests.roles.test_manager import ask, prompt_text, say
 
 EVENING = [(("anna", "ben")[i % 2], f"Tell me about spoon number {i}.") for i in range(8)]
 
 
+QUESTIONS = (
+    "Where is the lamp oil kept?",
+    "What are you working on?",
+    "What is my dog called?",
+    "Who else is here tonight?",
+    "Tell me a secret.",
+)
+
+
 async def hosted(world: Path, state: Path) -> Manager:
-    manager = Manager(World.load(world), Store(state / "game.sqlite"))
+    """A manager whose game is kept in a folder, its engines ready, all in this process."""
+    manager = Manager(with_backend(World.load(world), "inline"), Store(state / "game.sqlite"))
+    manager.house.deadline_ms = 600_000  # no line may fall back on a busy machine
     await manager.start()
     await manager.wait_ready()
     return manager
@@ -37,6 +49,19 @@ async def hosted(world: Path, state: Path) -> Manager:
 
 async def talk(manager: Manager) -> list[str]:
     return [(await say(manager, text, agent=agent)).text for agent, text in EVENING]
+
+
+async def starter_talk(manager: Manager) -> list[str]:
+    """Twenty lines, four characters, two of them at once now and then."""
+    words = []
+    for text in QUESTIONS:
+        one = await say(manager, text, agent="ottavia", max_tokens=24)
+        pair = [say(manager, text, agent=agent, max_tokens=24) for agent in ("pim", "sable")]
+        two = await asyncio.gather(*pair)
+        three = await say(manager, text, agent="cosimo", max_tokens=24)
+        words += [f"[{line.emotion}] {line.text}" for line in (one, *two, three)]
+        assert not any(line.fallback for line in (one, *two, three))
+    return words
 
 
 @pytest.fixture
@@ -56,33 +81,57 @@ async def test_after_a_restore_the_same_inputs_give_the_same_words(kept: Manager
     assert await talk(kept) == first
 
 
-async def test_a_save_copied_to_another_folder_and_process_plays_on_alike(
-    kept: Manager, world_folder: Path, tmp_path: Path
-) -> None:
-    await say(kept, "Good evening.")
-    await ask(kept, "save", play.SaveRequest(slot="one"))
-    first = await talk(kept)
-    shutil.copytree(tmp_path / "state" / "saves", tmp_path / "elsewhere" / "saves")
-    program = (
-        "import asyncio, sys, json; from pathlib import Path\n"
-        "from tests.roles.test_saves import *\n"
-        "async def main():\n"
-        "    m = await hosted(Path(sys.argv[1]), Path(sys.argv[2]))\n"
-        "    await ask(m, 'restore', play.RestoreRequest(slot='one'))\n"
-        "    print('WORDS' + json.dumps(await talk(m)))\n"
-        "    await m.close()\n"
-        "asyncio.run(main())"
-    )
+ELSEWHERE = """
+import asyncio, json, sys
+from pathlib import Path
+from protocol import play
+from tests.roles.test_manager import ask
+from tests.roles.test_saves import hosted, starter_talk
+
+async def main():
+    manager = await hosted(Path(sys.argv[1]), Path(sys.argv[2]))
+    await ask(manager, "restore", play.RestoreRequest(slot="one"))
+    print("WORDS" + json.dumps(await starter_talk(manager)))
+    await manager.close()
+
+asyncio.run(main())
+"""
+
+
+async def words_elsewhere(world: Path, state: Path, elsewhere: Path) -> list[str]:
+    """What is said after the save `one` was copied to another folder, by another process."""
+    shutil.copytree(state / "saves", elsewhere / "saves")
     run = await asyncio.to_thread(
         subprocess.run,
-        [sys.executable, "-c", program, str(world_folder), str(tmp_path / "elsewhere")],
+        [sys.executable, "-c", ELSEWHERE, str(world), str(elsewhere)],
         capture_output=True,
         text=True,
         check=False,
     )
-
     assert run.returncode == 0, run.stderr
-    assert json.loads(run.stdout.split("WORDS")[1]) == first
+    words: list[str] = json.loads(run.stdout.split("WORDS")[1])
+    return words
+
+
+@pytest.mark.timeout(600)
+async def test_twenty_lines_of_the_starter_world_come_again_after_a_restore_here_and_elsewhere(
+    tmp_path: Path,
+) -> None:
+    world = WORLDS / STARTER
+    manager = await hosted(world, tmp_path / "state")
+    try:
+        await say(manager, "Good evening. My dog is called Bodorfen.", agent="ottavia")
+        event = play.EventRequest(kind="lamp_out", text="A lamp goes out.", who=["pim"])
+        await ask(manager, "event", event)
+        await ask(manager, "save", play.SaveRequest(slot="one"))
+        first = await starter_talk(manager)
+        assert len(first) == len(set(first)) == 20
+        await ask(manager, "restore", play.RestoreRequest(slot="one"))
+        assert await starter_talk(manager) == first
+    finally:
+        await manager.close()
+    state, elsewhere = tmp_path / "state", tmp_path / "elsewhere"
+    assert await words_elsewhere(world, state, elsewhere) == first
 
 
 async def test_a_restore_forgets_the_future(kept: Manager) -> None:
