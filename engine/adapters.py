@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +61,7 @@ def read_adapter(path: Path) -> LoadedAdapter:
 
     A blend is a folder with a blend.json, `{"parts": [{"path": ..., "weight": ...}, ...]}`,
     paths relative to it: LoRA adapters added up exactly, by concatenating their ranks. With a
-    `"rank"` in it, the sum is rounded to that rank.
+    `"rank"` in it, the sum is rounded to that rank. One soft prompt may lie on top of them.
 
     Raises:
         AdapterError: missing or damaged files, pickled weights, or a kind of adapter that
@@ -149,12 +149,14 @@ def blend(path: Path, parts: Sequence[tuple[LoadedAdapter, float]], rank: int = 
         rank: what to round the sum to, if it has more; 0 leaves it exact.
 
     Raises:
-        AdapterError: one of them is no LoRA adapter, or they are for different bases.
+        AdapterError: there is no LoRA adapter or more than one soft prompt, or they are for
+            different bases.
     """
     halves: dict[str, list[tuple[Tensor, Tensor]]] = {}
+    soft = [adapter for adapter, _ in parts if adapter.num_virtual]
+    if len(soft) > 1 or len(soft) == len(parts):
+        raise AdapterError(f"{soft[-1].path} is no LoRA adapter; one may lie on top of others")
     for adapter, weight in parts:
-        if not adapter.factors:
-            raise AdapterError(f"{adapter.path} is no LoRA adapter; only those can be blended")
         for name, (a, b) in adapter.factors.items():
             halves.setdefault(name, []).append((a, b * weight))
     bases = {adapter.base_digest for adapter, _ in parts if adapter.base_digest}
@@ -169,7 +171,11 @@ def blend(path: Path, parts: Sequence[tuple[LoadedAdapter, float]], rank: int = 
         joined = {name: _round(a, b, rank) for name, (a, b) in joined.items()}
         recipe.append(rank)
     digest = hashlib.sha256(b"blend" + json.dumps(recipe).encode()).hexdigest()
-    return _assemble(path, digest, next(iter(bases), None), joined)
+    whole = _assemble(path, digest, next(iter(bases), None), joined)
+    if not soft:
+        return whole
+    size = whole.size_bytes + soft[0].size_bytes
+    return replace(whole, prompt=soft[0].prompt, prefix=soft[0].prefix, size_bytes=size)
 
 
 def _round(a: Tensor, b: Tensor, rank: int) -> tuple[Tensor, Tensor]:

@@ -32,8 +32,8 @@ def make_step(
     return Step.of(runs, token_ids, wanted, device, skip_zero=skip_zero)
 
 
-def soft_prompt_step(prompt: Tensor, row: int, device: torch.device) -> Step:
+def soft_prompt_step(prompt: Tensor, row: int, slot: int, device: torch.device) -> Step:
     """A step that computes a soft prompt's vectors [tokens, hidden] at the front of a row."""
     length = prompt.shape[0]
-    runs = [Run(row, 0, 0, 0, length)]
+    runs = [Run(row, slot, 0, 0, length)]
     return Step.of(runs, [0] * length, [length - 1], device, embeddings=prompt.to(device))

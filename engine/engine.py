@@ -243,7 +243,7 @@ class Engine:
         return length - sequence.num_virtual
 
     def _place_soft(self, sequence: Sequence) -> None:
-        """Put a soft prompt's keys and values into a row; a prompt's are computed by the base."""
+        """Put a soft prompt's keys and values into a row; a prompt's are computed there."""
         assert sequence.row is not None
         assert sequence.version is not None
         content: Any = sequence.version.content
@@ -251,7 +251,7 @@ class Engine:
         if content.prefix is not None:
             self.base.cache.restore(row, content.prefix, length)
             return
-        self.base.decoder.forward(soft_prompt_step(content.prompt, row, device))
+        self.base.decoder.forward(soft_prompt_step(content.prompt, row, sequence.slot, device))
 
     @torch.inference_mode()
     def _compute(self, plan: list[tuple[Sequence, int]]) -> None:

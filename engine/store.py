@@ -76,6 +76,11 @@ class Version:
     superseded: bool = False
     reading: Future[Stored] | None = None
 
+    @property
+    def is_soft(self) -> bool:
+        """Whether it is a soft prompt alone, which takes no slot."""
+        return self.num_virtual > 0 and not self.rank
+
 
 class AdapterStore:
     """Names, versions, and which of them hold a slot (numbered from 1).
@@ -112,7 +117,7 @@ class AdapterStore:
         self._names[name] = version
         if old is not None:
             self._supersede(old)
-        if pinned and not version.num_virtual:
+        if pinned and not version.is_soft:
             self._place(version)
         self._trim()
         return self._info(version)
@@ -147,7 +152,7 @@ class AdapterStore:
         """
         self._clock += 1
         version.last_used = self._clock
-        if version.num_virtual:  # it works through cached keys and values: slot 0 adds nothing
+        if version.is_soft:  # it works through cached keys and values: slot 0 adds nothing
             version.num_running += 1
             return 0
         if version.slot is not None:

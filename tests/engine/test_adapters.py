@@ -68,6 +68,36 @@ def test_soft_prompts_speak_as_in_peft_beside_lora_rows(
         assert words["lora"] == alone
 
 
+@pytest.mark.filterwarnings("ignore:Position ids are not supported")
+@pytest.mark.parametrize("config", SOFT[::2], ids=lambda config: config.peft_type.value)
+def test_a_soft_prompt_lies_on_top_of_a_lora_as_on_the_merged_base(
+    make_engine: Callable[..., Engine],
+    base: Path,
+    adapters: list[Path],
+    tmp_path: Path,
+    config: PeftConfig,
+) -> None:
+    merged = AutoModelForCausalLM.from_pretrained(base)
+    merged = PeftModel.from_pretrained(merged, adapters[0]).merge_and_unload()
+    soft = soft_adapter(tmp_path / "soft", base, config)
+    model = PeftModel.from_pretrained(merged, soft).eval()
+    parts = [{"path": str(adapters[0]), "weight": 1}, {"path": "soft", "weight": 1}]
+    (tmp_path / "blend.json").write_text(json.dumps({"parts": parts}))
+    engine = make_engine()
+    engine.install_adapter("both", engine.read_adapter(str(tmp_path)), False)
+    ids = torch.tensor([engine.template.encode_text("Who is there?")])
+    expected = model.generate(
+        input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=20
+    )[0, ids.shape[1] :].tolist()
+    for turn in ("first", "from the cache"):
+        asked = request(turn, "Who is there?", adapter="both", max_tokens=20)
+        words = run(engine, [asked, request("other", adapter="a1")])
+        assert words[turn] == [token for token in expected if token != 1]
+    (tmp_path / "blend.json").write_text(json.dumps({"parts": parts[1:]}))
+    with pytest.raises(AdapterError, match="is no LoRA adapter"):
+        read_adapter(tmp_path)
+
+
 def test_blend_is_the_exact_weighted_sum(
     make_engine: Callable[..., Engine], adapters: list[Path], tmp_path: Path
 ) -> None:
