@@ -29,7 +29,8 @@ class EngineConfig:
         prefill_tokens: most prompt tokens computed in one step, so that streams never stall.
         cache_bytes: memory for cached prefixes of finished and shared prompts.
         host_bytes: memory for adapters that have been read but sit in no slot.
-        compiled: use the C kernels when this machine has a compiler.
+        compiled: use the C kernels (int8 and fp32 on a CPU) when this machine has a compiler;
+            without, fp32 logits differ in their last bits with what else is in the batch.
         hang_s: a worker process that answers nothing for so long between steps is replaced.
     """
 

@@ -93,7 +93,7 @@ def _compiler() -> dict[str, str]:
     found = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     if found is None:
         return _finding("C compiler", "none", "steps run in torch; a compiler would speed them up")
-    return _finding("C compiler", found, "compiled kernels for int8 steps")
+    return _finding("C compiler", found, "compiled kernels for int8 and fp32 steps")
 
 
 def _gpu() -> dict[str, str]:

@@ -172,12 +172,12 @@ class Delta:
 class Usage:
     """What a request cost: token counts, and seconds since submission or between tokens."""
 
-    num_prompt_tokens: int
-    num_cached_tokens: int
-    num_completion_tokens: int
-    queue_s: float
-    time_to_first_token_s: float
-    decode_s: float
+    num_prompt_tokens: int = 0
+    num_cached_tokens: int = 0
+    num_completion_tokens: int = 0
+    queue_s: float = 0.0
+    time_to_first_token_s: float = 0.0
+    decode_s: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

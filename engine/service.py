@@ -206,16 +206,8 @@ class Service:
     def _refuse(self, command: Command, error: Exception) -> None:
         kind, sentence = failure(error)
         if command.operation == "submit":
-            usage = Usage(
-                num_prompt_tokens=0,
-                num_cached_tokens=0,
-                num_completion_tokens=0,
-                queue_s=0.0,
-                time_to_first_token_s=0.0,
-                decode_s=0.0,
-            )
             request_id = command.arguments[0].request_id
-            event = Finished(request_id=request_id, reason="error", usage=usage, error=sentence)
+            event = Finished(request_id=request_id, reason="error", usage=Usage(), error=sentence)
             self._emit(Report("event", 0, event))
         else:
             self._emit(Report("failed", command.call, (kind, sentence)))
