@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -20,6 +21,14 @@ async def adapters(manager: Manager, **fields: Any) -> list[admin.AdapterInfo]:
     reply = (await ask(manager, "adapters", admin.AdaptersRequest(**fields)))[0]
     assert isinstance(reply, admin.AdaptersReply)
     return reply.adapters
+
+
+def own_models(world_folder: Path, tmp_path: Path) -> None:
+    """Give the world models of its own instead of a link to those of all tests."""
+    models = tmp_path / "own"
+    shutil.copytree(world_folder / "models", models)
+    (world_folder / "models").unlink()
+    models.rename(world_folder / "models")
 
 
 async def test_each_adapter_is_listed_with_who_speaks_through_it(manager: Manager) -> None:
@@ -44,10 +53,7 @@ async def test_a_swap_takes_effect_with_the_next_line_and_back(manager: Manager)
 async def test_a_changed_folder_is_a_new_version_once_loaded(
     manager: Manager, world_folder: Path, tmp_path: Path
 ) -> None:
-    models = tmp_path / "own"
-    shutil.copytree(world_folder / "models", models)
-    (world_folder / "models").unlink()
-    models.rename(world_folder / "models")
+    own_models(world_folder, tmp_path)
     manager.house.engines["npc"].adapters.pop("ben")
     before = await adapters(manager, op="load", name="ben")
     folder = world_folder / "models" / "adapters" / "ben"
@@ -67,6 +73,33 @@ async def test_a_failed_load_leaves_the_old_adapter_speaking(
     assert (await say(manager, "Hello?")).adapter is not None
     failed = [info for info in await adapters(manager) if info.error]
     assert [info.name for info in failed] == ["nobody"]
+
+
+async def test_a_link_out_of_the_adapters_is_refused(
+    manager: Manager, world_folder: Path, tmp_path: Path
+) -> None:
+    own_models(world_folder, tmp_path)
+    folder = world_folder / "models" / "adapters" / "ben"
+    folder.rename(tmp_path / "outside")
+    folder.symlink_to(tmp_path / "outside")
+    manager.house.engines["npc"].adapters.pop("ben")
+    for op in ("load", "swap"):
+        with pytest.raises(Refusal, match="leads out of") as caught:
+            await adapters(manager, op=op, name="ben", agent="anna")
+        assert caught.value.code == "conflict"
+
+
+async def test_many_clients_swap_one_adapter_at_once(manager: Manager) -> None:
+    own = (await say(manager, "Hello?", seed=1, ephemeral=True)).text
+    swaps = [
+        adapters(manager, op="swap", agent="anna", name=("ben", "anna")[number % 2])
+        for number in range(64)
+    ]
+    said = [say(manager, "Hello?", seed=1, ephemeral=True, agent="ben") for _ in range(2)]
+    await asyncio.gather(*swaps, *said)
+    await adapters(manager, op="swap", agent="anna", name="anna")
+    assert (await say(manager, "Hello?", seed=1, ephemeral=True)).text == own
+    assert [info.running for info in await adapters(manager)] == [0, 0]
 
 
 @pytest.fixture
