@@ -53,8 +53,7 @@ def pack(book_path: Path, student: Path, target: Path) -> Path:
         BooksError: the text or the student isn't whole.
         BundleError: the student was distilled from another text.
     """
-    book, reference = open_book(book_path)
-    reference.close()
+    book, _ = open_book(book_path)
     card = read_card(student)
     if card.book_digest != book.digest:
         raise BundleError(
@@ -186,9 +185,8 @@ def check_text(bundle: Bundle, folder: Path) -> None:
     if text is None:
         raise BundleError(f"the bundle of {bundle.name} holds no text")
     try:
-        book, reference = open_book(text)
+        book, _ = open_book(text)
     except BooksError as error:
         raise BundleError(f"the bundle's text is broken: {error}") from error
-    reference.close()
     if book.digest != bundle.card.book_digest:
         raise BundleError(f"the student of {bundle.name} was distilled from another text")

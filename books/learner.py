@@ -32,6 +32,7 @@ from books.teacher import (
     reply_logits,
 )
 from books.training import Progress, Schedule, train
+from npc_adapters.induction import Planted
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,7 +78,7 @@ def run_job(job: Job, report: Callable[[Progress], None] = lambda progress: None
     recipe = job.recipe
     on_policy = recipe.on_policy.steps > 0 and job.start is not None
     teacher = load_model(job.teacher).eval() if recipe.mix.wants_teacher or on_policy else None
-    student = _make_student(job, teacher)
+    student, planted = _make_student(job, teacher)
     learner = Learner(student, teacher, recipe.mix)
     logits = read_logits(job.logits, job.examples) if job.logits else None
     lengths = [len(example.token_ids) for example in job.examples]
@@ -87,7 +88,7 @@ def run_job(job: Job, report: Callable[[Progress], None] = lambda progress: None
         return learner.loss(collate(chosen), logits.of(rows) if logits else None)
 
     state = job.folder / "state.safetensors"
-    progress = train(learner, lengths, loss, job.schedule, state, job.identity, report)
+    progress = train(learner, lengths, loss, job.schedule, state, job.identity, report, planted)
     losses = list(progress.losses)
     if on_policy:
         prompted = [example for example in job.examples if example.start > 1]
@@ -102,17 +103,21 @@ def run_job(job: Job, report: Callable[[Progress], None] = lambda progress: None
     return Trained(student=student, losses=losses, seconds=round(time.monotonic() - begun, 1))
 
 
-def _make_student(job: Job, teacher: nn.Module | None) -> Any:
+def _make_student(job: Job, teacher: nn.Module | None) -> tuple[Any, Planted | None]:
+    """A fresh student, or the first one, with what is to be held in it."""
     recipe = job.recipe
     config = student_config(recipe.params, job.vocab_size, recipe.context_tokens, job.end_id)
     if recipe.mix.attention:
         config._attn_implementation = "eager"  # the others don't give their attention away
-    student = new_student(config, teacher, job.schedule.seed)
+    student, planted = new_student(config, teacher, job.schedule.seed)
     if job.start is not None:
         with safe_open(job.start, framework="pt") as state, torch.no_grad():
             for name, parameter in student.named_parameters():
                 parameter.copy_(state.get_tensor(f"model.student.{name}"))
-    return student
+        if planted is not None:
+            held = [(weight, mask, weight.detach()[mask]) for weight, mask, _ in planted.held]
+            planted = Planted(held=held)  # as the first student has polished it
+    return student, planted
 
 
 class Learner(nn.Module):

@@ -8,8 +8,10 @@ A fact adds up what its questions score, so one that matches in several wordings
 from __future__ import annotations
 
 import sqlite3
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from books.book import Book, Passage, read_book
@@ -49,6 +51,7 @@ class Reference:
             (text, fact, fold(text)) for fact in facts.facts for text in (*fact.ask, *fact.then)
         ]
         self._database = sqlite3.connect(":memory:", check_same_thread=False)
+        weakref.finalize(self, self._database.close)
         self._database.execute(
             "CREATE VIRTUAL TABLE notes USING "
             "fts5(asked, answer, text, tokenize='porter unicode61')"
@@ -125,19 +128,21 @@ class Reference:
         found = (self._asked[row - 1] for (row,) in rows)
         return {fact.id for _, fact, folded in found if folded != hidden}
 
-    def close(self) -> None:
-        """Free it."""
-        self._texts.close()
-        self._database.close()
-
 
 def open_book(path: Path) -> tuple[Book, Reference]:
-    """A book and what it is asked with, as it is served.
+    """A book and what it is asked with, as it is served; all games share it, since it only reads.
 
     Raises:
         BookTextError: the text is broken.
         FactsError: the annotations are.
     """
+    files = (path, facts_path(path))
+    return _opened(path, *(file.read_bytes() if file.is_file() else b"" for file in files))
+
+
+@lru_cache(maxsize=64)
+def _opened(path: Path, text: bytes, annotations: bytes) -> tuple[Book, Reference]:
+    """The bytes only tell whether the files are still what was read."""
     book = read_book(path)
     return book, Reference(book, _facts_of(path, book))
 

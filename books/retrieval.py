@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import sqlite3
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -38,6 +39,7 @@ class PassageIndex:
     def __init__(self, passages: Sequence[Passage]) -> None:
         self._passages = {passage.number: passage for passage in passages}
         self._database = sqlite3.connect(":memory:", check_same_thread=False)
+        weakref.finalize(self, self._database.close)
         self._database.execute(
             "CREATE VIRTUAL TABLE passages USING fts5(text, tokenize='porter unicode61')"
         )
@@ -59,10 +61,6 @@ class PassageIndex:
         )
         # FTS5 returns BM25 negated, so that the best sorts first.
         return [Hit(passage=self._passages[number], score=-score) for number, score in rows]
-
-    def close(self) -> None:
-        """Free the index."""
-        self._database.close()
 
 
 def content_words(text: str) -> list[str]:

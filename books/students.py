@@ -17,8 +17,10 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 from books.card import CARD_NAME, StudentCard, file_digest, read_card
 from books.errors import DistillError, StudentError
 from books.int8 import dequantize
+from npc_adapters.induction import Planted, plant_induction
 
-_HEAD_SIZE = 32
+_HEAD_SIZE = 16
+_WIDTHS = range(64, 1025, 32)
 _LAYERS = 4
 MIN_PARAMS = 100_000
 MAX_PARAMS = 100_000_000
@@ -48,7 +50,7 @@ def student_config(num_params: int, vocab_size: int, context_tokens: int, end_id
         DistillError: the vocabulary alone is beyond the budget.
     """
     best: tuple[float, int, int] | None = None
-    for hidden in range(2 * _HEAD_SIZE, 1025, _HEAD_SIZE):
+    for hidden in _WIDTHS:
         fixed = vocab_size * hidden + _LAYERS * (4 * hidden**2 + 2 * hidden) + hidden
         inner = (num_params - fixed) // (_LAYERS * 3 * hidden) // 16 * 16
         if inner >= hidden:
@@ -74,13 +76,20 @@ def student_config(num_params: int, vocab_size: int, context_tokens: int, end_id
     )
 
 
-def new_student(config: Any, teacher: nn.Module | None, seed: int) -> LlamaForCausalLM:
-    """A student with random weights, or a width-equal teacher's evenly chosen layers."""
+def new_student(
+    config: Any, teacher: nn.Module | None, seed: int
+) -> tuple[LlamaForCausalLM, Planted | None]:
+    """A student with a width-equal teacher's evenly chosen layers, or with random weights.
+
+    A random one gets a circuit that copies from its prompt, which so few steps would not teach
+    it; the circuit is returned, to be held while the rest learns.
+    """
     torch.manual_seed(seed)
     student = LlamaForCausalLM(config)
     if teacher is not None and _same_width(config, teacher.config):
         copy_layers(student, teacher)
-    return student
+        return student, None
+    return student, plant_induction(student)
 
 
 def copy_layers(student: Any, teacher: Any) -> None:

@@ -20,6 +20,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from books.errors import DistillError
+from npc_adapters.induction import Planted
+
+# A planted circuit is torn apart at the rates that the rest of a student needs; at the end of a
+# run, when the rate has fallen under a fifth of them, it may be polished.
+_HELD = 0.8
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,6 +87,7 @@ def train(
     checkpoint: Path,
     identity: str,
     report: Callable[[Progress], None] = lambda progress: None,
+    planted: Planted | None = None,
 ) -> Progress:
     """Train in place, from the checkpoint where there is one of the same identity.
 
@@ -93,6 +99,7 @@ def train(
         checkpoint: file of the state.
         identity: digest of data and settings; a checkpoint of another one is left behind.
         report: called after each step.
+        planted: weights to hold in place for the first `_HELD` of the steps.
 
     Raises:
         DistillError: the loss is no longer a number.
@@ -113,8 +120,13 @@ def train(
         if not torch.isfinite(loss):
             raise DistillError(f"the loss of step {progress.step} is {loss.item()}; lower the rate")
         loss.backward()  # type: ignore[no-untyped-call]
+        held = planted if progress.step < _HELD * schedule.steps else None
+        if held is not None:
+            held.mask_gradients()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
+        if held is not None:
+            held.restore()
         optimizer.zero_grad(set_to_none=True)
         progress.step += 1
         progress.losses.append(round(loss.item(), 4))

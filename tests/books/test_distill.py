@@ -15,10 +15,16 @@ from books.facts import Facts
 from books.learner import run_job
 from books.losses import HARD_LABELS, LossMix
 from books.recipe import Recipe, Workshop
-from books.students import count_params, load_model, parse_params, student_config
+from books.students import (
+    count_params,
+    load_model,
+    new_student,
+    parse_params,
+    student_config,
+)
 from books.training import Schedule
 from engine.template import ChatTemplate
-from tests.tiny_models import tiny_base
+from tests.tiny_models import VOCABULARY, tiny_base
 
 TINY = Schedule(steps=3, batch_rows=2, learning_rate=1e-3, checkpoint_every=1)
 
@@ -140,15 +146,21 @@ def test_a_base_that_is_missing_is_named(
 
 
 def test_a_student_of_the_teachers_width_starts_from_its_layers(base: Path) -> None:
-    from books.students import new_student
-
     teacher = load_model(base)
     config = LlamaConfig(**{**teacher.config.to_dict(), "num_hidden_layers": 1})
-    student = new_student(config, teacher, 0)
+    student, planted = new_student(config, teacher, 0)
+    assert planted is None
     mine = student.model.layers[0].mlp.up_proj.weight
     assert torch.equal(mine, teacher.model.layers[0].mlp.up_proj.weight)
-    narrow = LlamaConfig(**{**teacher.config.to_dict(), "intermediate_size": 64})
-    assert isinstance(new_student(narrow, teacher, 0), LlamaForCausalLM)
+
+
+def test_another_student_starts_out_copying_from_its_prompt() -> None:
+    student, planted = new_student(student_config(400_000, VOCABULARY, 128, 1), None, 0)
+    assert planted is not None
+    shown = torch.randperm(VOCABULARY - 5, generator=torch.Generator().manual_seed(1))[:32] + 5
+    with torch.no_grad():
+        told = student(input_ids=torch.cat([shown, shown]).unsqueeze(0)).logits[0, 32:-1].argmax(-1)
+    assert (told == shown[1:]).float().mean() > 0.2  # by chance: 0.002
 
 
 @pytest.mark.parametrize(("text", "budget"), [("1M", 1_000_000), ("800k", 800_000)])
