@@ -59,7 +59,3 @@ class BookOnShelf:
     def abstention(self, seed: int) -> str:
         """One of its sentences for what it doesn't tell."""
         return random.Random(seed).choice(self.book.abstentions)
-
-    def close(self) -> None:
-        """Put it away."""
-        self._reference.close()

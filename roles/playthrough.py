@@ -183,8 +183,6 @@ class Playthrough:
     def close(self) -> None:
         """Close what is open, all but the store."""
         self.lore.close()
-        for book in self.shelf.values():
-            book.close()
 
     def _remember(
         self, npc: str, text: str, kind: str, importance: float, people: list[str], line: str

@@ -23,7 +23,9 @@ def script_of(recording: Recording, house: House, name: str) -> str:
         RecordingError: the recording's state is damaged.
     """
     unpack_state(recording.head.state, house.store)
-    turns = [turn for entry in recording.entries.values() if (turn := _turn(entry)) is not None]
+    turns = [
+        turn for entry in recording.entries.values() if (turn := _turn(entry, house)) is not None
+    ]
     script = {
         "name": name,
         "about": f"Recorded in {recording.head.world}.",
@@ -52,7 +54,7 @@ def _scene(house: House) -> dict[str, Any]:
     return {key: value for key, value in scene.items() if value}
 
 
-def _turn(entry: Entry) -> dict[str, Any] | None:
+def _turn(entry: Entry, house: House) -> dict[str, Any] | None:
     """A request as a turn, or None for one that scripts don't have."""
     body = entry.body
     if entry.cancelled or entry.type not in _TURNS:
@@ -61,14 +63,17 @@ def _turn(entry: Entry) -> dict[str, Any] | None:
     if entry.refused:
         turn["expect"] = {"refused": entry.refused}
     elif entry.lines:
-        turn |= _sampling(body, entry.lines[0])
+        turn |= _sampling(body, entry.lines[0], house)
         turn["expect"] = _expectation(entry)
     return turn
 
 
-def _sampling(body: dict[str, Any], told: Told) -> dict[str, Any]:
-    """The recorded seed; and what else the request asked for itself."""
-    return {"seed": told.origin.sampler.get("seed", 0)} | _some(body, "temperature", "max_tokens")
+def _sampling(body: dict[str, Any], told: Told, house: House) -> dict[str, Any]:
+    """What the request asked for itself; and the seed it began with.
+
+    The sampler's own may be a later attempt's: what was said before is tried again with another.
+    """
+    return {"seed": house.play.seed(told.line)} | _some(body, "seed", "temperature", "max_tokens")
 
 
 def _expectation(entry: Entry) -> dict[str, Any]:
