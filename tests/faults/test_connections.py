@@ -65,7 +65,7 @@ def test_reconnect_and_resume_through_a_cut_cable(gateway: Gateway) -> None:
     """A relay between client and server is cut in the middle of a line, then mended."""
     relay = Relay(address(gateway))
     cut = gateway.connection.model_copy(update={"work": relay.endpoint, "control": ""})
-    with Client(cut, ClientConfig(timeout_s=10, heartbeat_s=0.3)) as client:
+    with Client(cut, ClientConfig(timeout_s=60, heartbeat_s=0.3)) as client:
         call = client.start("say", agent="slow", text="x")
         pieces = client.parts(call)
         seen = ""
@@ -130,7 +130,7 @@ class Relay:
 
 def test_gateway_killed_and_started_again(tmp_path: Path) -> None:
     with Gateway(tmp_path, ports=free_ports()) as gateway:
-        with connect(gateway.path, ClientConfig(timeout_s=10, heartbeat_s=0.3)) as client:
+        with connect(gateway.path, ClientConfig(timeout_s=60, heartbeat_s=0.3)) as client:
             stream = client.say("slow", "x")
             next(stream)
             gateway.kill()
@@ -147,27 +147,30 @@ def test_terminate_under_load_ends_every_request(gateway: Gateway) -> None:
         calls = [client.start("say", agent="wait", text="x") for _ in range(20)]
         client.request("agents")
         gateway.process.terminate()
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while not all(call.ended for call in calls) and time.monotonic() < deadline:
             client.poll()
             time.sleep(0.01)
         assert [getattr(call.error, "code", None) for call in calls] == ["draining"] * 20
-    assert gateway.process.wait(10) == 0
+    assert gateway.process.wait(60) == 0
 
 
-def test_half_open_handshakes_keep_nobody_out(gateway: Gateway) -> None:
-    sockets = [socket.create_connection(address(gateway)) for _ in range(300)]
+def test_half_open_handshakes_keep_nobody_out_and_end(gateway: Gateway) -> None:
+    sockets = [socket.create_connection(address(gateway), timeout=60) for _ in range(700)]
     for number, each in enumerate(sockets):
-        if number % 3 == 0:
-            each.sendall(b"\xff\x00\x00\x00\x00\x00\x00\x00\x01\x7f")  # the greeting's beginning
-        elif number % 3 == 1:
-            each.sendall(os.urandom(200))
+        with contextlib.suppress(OSError):  # the oldest are cut while the last ones come
+            if number % 3 == 0:
+                each.sendall(b"\xff\x00\x00\x00\x00\x00\x00\x00\x01\x7f")  # a greeting begun
+            elif number % 3 == 1:
+                each.sendall(os.urandom(200))
     with Probe(gateway.connection) as probe:
         probe.hello()
         assert code(probe.ask("say", {"agent": "echo", "text": "hi"})) == "done"
         probe.ask("bye")
-    time.sleep(6)  # a handshake has 5 s
     for each in sockets:
+        with contextlib.suppress(ConnectionError):
+            while each.recv(4_096):  # the server's greeting, then the end within seconds
+                pass
         each.close()
     gateway.check_clean()
 
@@ -212,10 +215,10 @@ def test_ten_thousand_connections(tmp_path: Path) -> None:
             )
             for _ in range(4)
         ]
-        assert [crowd.communicate(timeout=170)[0].split() for crowd in crowds] == [
+        assert [crowd.communicate(timeout=600)[0].split() for crowd in crowds] == [
             ["2500", "2500"]
         ] * 4
-        gateway.check_clean(timeout_s=60, more_bytes=10_000 * 64 * 1024)
+        gateway.check_clean(more_bytes=10_000 * 64 * 1024)
 
 
 def test_slow_stream_reader_holds_up_nobody(gateway: Gateway) -> None:

@@ -69,11 +69,11 @@ def test_bad_frames_a_hundred_times_each(gateway: Gateway) -> None:
     gateway.check_clean(more_bytes=16 << 20)
 
 
-def test_a_hundred_thousand_fuzzed_frames_decode_or_raise_the_one_error() -> None:
-    outcomes = run(100_000, seed=2)
+async def test_a_hundred_thousand_fuzzed_frames_decode_or_raise_the_one_error() -> None:
+    outcomes = await run(100_000, seed=2)
     assert outcomes["decoded"] > 1_000
     assert outcomes["bad_frame"] > 10_000
-    assert sum(outcomes.values()) == 100_000
+    assert outcomes["internal"] == 0
 
 
 def test_audit_log_lines_cannot_be_forged(tmp_path: Path) -> None:
