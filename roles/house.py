@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from roles.problems import nearest
 from roles.store import Store
 from roles.world import DIRECTOR, World
 
+log = logging.getLogger("biblioteca.roles")
 Publish = Callable[[str, wire.Body], None]
 Notify = Callable[[wire.Notice], None]
 
@@ -196,6 +198,8 @@ class House:
     def ended(self, line: Line, *, whole: bool) -> None:
         """Tell the watchers that a line is over, and keep it."""
         self.transcript.running[line.agent] -= 1
+        if line.cause:
+            log.info("line %s of %s: %s", line.id, line.agent, line.cause)
         if line.epoch == self.epoch:
             self.transcript.add(line)
         if whole:
