@@ -10,7 +10,7 @@ export OMP_NUM_THREADS ?= 2
 export GOMP_SPINCOUNT ?= 1000
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo demo-console test check world clean test-clients test-faults
+.PHONY: demo demo-console test check world clean test-clients test-cluster test-faults
 
 demo: $(STAMP)  ## start a server with the starter world and watch a game talk to it
 	$(BIN)/biblioteca play --demo
@@ -38,6 +38,10 @@ test-clients: $(STAMP)  ## the conformance scenarios against the JavaScript and 
 	$(CXX) -std=c++17 -O1 -Wall -Wextra -Werror protocol/clients/cpp/example.cpp -lzmq -o build/example-cpp
 	$(BIN)/biblioteca conform --client build/conform-cpp
 	$(BIN)/biblioteca conform --client "$(BIN)/python -m protocol.conformance.python_client"
+
+test-cluster: $(STAMP)  ## install Ray, then tests and a trial on real clusters of this machine; takes minutes
+	$(BIN)/python -m pip install --quiet --editable ".[cluster]"
+	$(BIN)/pytest tests/cluster -m "slow or not slow"
 
 test-faults: $(STAMP)  ## kills, floods and hostile input against real processes; takes minutes
 	$(BIN)/pytest tests/faults -m "slow or not slow"

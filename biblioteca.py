@@ -32,6 +32,7 @@ _COMMANDS = (
     "roles.cli",
     "roles.dialogues.cli",
     "engine.cli",
+    "cluster.cli",
     "roles.offline",
     "books.cli",
     "protocol.cli",

@@ -1,0 +1,344 @@
+"""What a cluster costs and brings: overhead, scaling, routing; all on this machine.
+
+    python bench/cluster.py paths      # one replica: subprocess, Ray as served, Ray otherwise
+    python bench/cluster.py scaling    # 1, 2, 4 replicas of one thread
+    python bench/cluster.py routing    # by adapter and conversation, against at random
+
+It starts a Ray of its own with as many cores as replicas ask for, and ends it. `paths` measures
+three ways through Ray: reports of a moment in one stream per replica (what cluster/ does), one
+streaming call per request on a plain actor, and the same through a Ray Serve deployment (left out
+where `ray[serve]` is not installed). The last line is one JSON document.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import logging
+import os
+import random
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from cluster.link import Placement  # noqa: E402
+from cluster.pool import PoolConfig, RayBackend  # noqa: E402
+from cluster.routing import Route, Seat, choose  # noqa: E402
+from engine.backend import InlineBackend, SubprocessBackend  # noqa: E402
+from engine.config import EngineConfig  # noqa: E402
+from engine.requests import (  # noqa: E402
+    Delta,
+    Finished,
+    GenerationRequest,
+    Message,
+    SamplingParams,
+    Segment,
+)
+
+MODELS = ROOT / "roles" / "worlds" / "biblioteca_eterna" / "models"
+_TOKENS = 40
+
+
+def main() -> None:
+    """Measure one of the three, report."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("what", choices=["paths", "scaling", "routing"])
+    parser.add_argument("--lines", type=int, default=96, help="lines per measurement")
+    parser.add_argument("--at-once", type=int, default=16, help="lines spoken at once, per replica")
+    parser.add_argument("--singles", type=int, default=30, help="lines alone, for the first token")
+    parser.add_argument("--replicas", type=int, nargs="+", default=[1, 2, 4])
+    arguments = parser.parse_args()
+    logging.disable(logging.WARNING)
+    with tempfile.TemporaryDirectory() as store:
+        report = asyncio.run(
+            {"paths": paths, "scaling": scaling, "routing": routing}[arguments.what](
+                arguments, store
+            )
+        )
+    for row in report["rows"]:
+        print(row)
+    print(json.dumps(report))
+
+
+async def paths(arguments: argparse.Namespace, store: str) -> dict[str, Any]:
+    """One replica, reached in several ways."""
+    start_ray(2)
+    made: dict[str, Callable[[], Any]] = {
+        "subprocess": lambda: SubprocessBackend(config()),
+        "ray": lambda: ray_backend(store, 1),
+        "ray, one call per request": ActorPerRequest,
+        "ray serve": ServePerRequest,
+        "subprocess again": lambda: SubprocessBackend(config()),
+    }
+    rows: list[dict[str, Any]] = []
+    for name, make in made.items():
+        try:
+            backend = make()
+        except ImportError as error:
+            rows.append({"path": name, "left_out": str(error)})
+            continue
+        await prepare(backend)
+        alone = await singles(backend, arguments.singles)
+        rows.append({"path": name, **alone, **await crowd(backend, arguments, 1)})
+        await backend.close()
+    return {"rows": rows}
+
+
+async def scaling(arguments: argparse.Namespace, store: str) -> dict[str, Any]:
+    """More replicas, each on a core of its own as far as there are any."""
+    start_ray(max(arguments.replicas))
+    rows: list[dict[str, Any]] = []
+    for num in arguments.replicas:
+        backend = ray_backend(store, num)
+        await prepare(backend)
+        row = {"replicas": num, **await crowd(backend, arguments, num)}
+        first = rows[0]["tokens_per_s"] / rows[0]["replicas"] if rows else row["tokens_per_s"] / num
+        rows.append({**row, "of_linear": round(row["tokens_per_s"] / num / first, 3)})
+        await backend.close()
+    return {"cores": os.cpu_count(), "rows": rows}
+
+
+async def routing(arguments: argparse.Namespace, store: str) -> dict[str, Any]:
+    """Conversations of eight characters on replicas with two slots each."""
+    num = max(arguments.replicas)
+    start_ray(num)
+    rows: list[dict[str, Any]] = []
+    for name, route in (("by adapter and conversation", choose), ("at random", at_random)):
+        backend = ray_backend(store, num, route, adapter_slots=2, max_rows=8)
+        await prepare(backend)
+        row: dict[str, Any] = {"routing": name, **await conversations(backend, arguments)}
+        stats = await backend.stats()
+        uses = stats.adapter_hits + stats.adapter_misses
+        row["adapter_hit_rate"] = round(stats.adapter_hits / max(uses, 1), 3)
+        row["cached_prompt_share"] = round(stats.num_cached_tokens / stats.num_prompt_tokens, 3)
+        rows.append(row)
+        await backend.close()
+    return {"replicas": num, "rows": rows}
+
+
+def start_ray(cpus: int) -> None:
+    """A cluster of one node, for this process alone."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ.setdefault("RAY_agent_register_timeout_ms", "300000")
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    import ray
+
+    ray.init(
+        num_cpus=cpus,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        object_store_memory=150 << 20,
+    )
+
+
+def config(**settings: Any) -> EngineConfig:
+    """The starter world's characters on one thread."""
+    told = {"adapter_slots": 8, "context_tokens": 640, "cache_bytes": 64 << 20, **settings}
+    return EngineConfig(base=str(MODELS / "npc-base"), quantization="int8", threads=1, **told)
+
+
+def ray_backend(store: str, num: int, route: Route = choose, **settings: Any) -> RayBackend:
+    """A tier of `num` replicas."""
+    placement = Placement(cpus=1, waiting=64, store=store)
+    pool = PoolConfig(least=num, most=num, placement=placement)
+    return RayBackend(config(**settings), pool, route=route)
+
+
+async def prepare(backend: Any) -> None:
+    """Start, load every character, let each replica speak once."""
+    await backend.start()
+    await backend.wait_ready()
+    links = getattr(backend, "replicas", [])
+    await asyncio.gather(*(link.wait_ready() for link in links))
+    for name in names():
+        await backend.load_adapter(name, MODELS / "adapters" / name)
+    rounds = [line(f"warm {n}", names()[n % len(names())], "Hello?") for n in range(8)]
+    for _ in range(max(len(links), 1)):
+        await asyncio.gather(*(listen(backend, each) for each in rounds))
+
+
+def names() -> list[str]:
+    """The characters that have an adapter."""
+    found = sorted(path.parent.name for path in MODELS.glob("adapters/*/adapter_config.json"))
+    return [name for name in found if name != "director"]
+
+
+def line(request_id: str, adapter: str, *said: str) -> GenerationRequest:
+    """A line of fixed length; odd turns are the character's own."""
+    who = f"You are {adapter}, one of eight who keep the library. You speak in short sentences."
+    roles = ("user", "assistant")
+    messages = [Message(role="system", segments=(Segment(kind="persona", text=who),))]
+    for number, text in enumerate(said):
+        messages.append(
+            Message(role=roles[number % 2], segments=(Segment(kind="said", text=text),))  # type: ignore[arg-type]
+        )
+    sampling = SamplingParams(max_tokens=_TOKENS, temperature=0.0, ignore_eos=True)
+    return GenerationRequest(
+        request_id=request_id, prompt=tuple(messages), adapter=adapter, sampling=sampling
+    )
+
+
+async def listen(backend: Any, request: GenerationRequest) -> tuple[float, float, str]:
+    """Milliseconds to the first token and to the last, and the words."""
+    began, first, text = time.perf_counter(), 0.0, ""
+    async for event in backend.submit(request):
+        now = time.perf_counter()
+        if isinstance(event, Delta):
+            first = first or now
+            text += event.text
+        elif isinstance(event, Finished) and event.reason != "length":
+            raise SystemExit(f"a line ended as {event.reason}: {event.error}")
+    return (first - began) * 1e3, (time.perf_counter() - began) * 1e3, text
+
+
+async def singles(backend: Any, num: int) -> dict[str, float]:
+    """One line after the other: the first token without a queue."""
+    firsts = []
+    for n in range(num):
+        asked = line(f"single {n}", names()[n % len(names())], f"What is on shelf {n}?")
+        firsts.append((await listen(backend, asked))[0])
+    return {
+        "first_token_p50_ms": round(statistics.median(firsts), 2),
+        "first_token_p95_ms": round(sorted(firsts)[len(firsts) * 95 // 100], 2),
+    }
+
+
+async def crowd(backend: Any, arguments: argparse.Namespace, replicas: int) -> dict[str, float]:
+    """Always the same number of lines at once, per replica."""
+    waiting = iter(range(arguments.lines * replicas))
+
+    async def speak() -> None:
+        for n in waiting:
+            adapter = names()[n % len(names())]
+            await listen(backend, line(f"crowd {n}", adapter, f"What is on shelf {n}?"))
+
+    began = time.perf_counter()
+    await asyncio.gather(*(speak() for _ in range(arguments.at_once * replicas)))
+    took = time.perf_counter() - began
+    return {"tokens_per_s": round(arguments.lines * replicas * _TOKENS / took, 1)}
+
+
+async def conversations(backend: Any, arguments: argparse.Namespace) -> dict[str, float]:
+    """Talks of six turns, four at once per replica; the first token of every later turn."""
+    chance, firsts = random.Random(7), []
+    talks = iter(range(arguments.lines // 2))
+
+    async def talk() -> None:
+        for n in talks:
+            adapter, said = chance.choice(names()), list[str]()
+            for turn in range(6):
+                said.append(f"Tell me of shelf {n * 10 + turn}, and of who keeps it tonight.")
+                first, _, text = await listen(backend, line(f"t{n}.{turn}", adapter, *said))
+                said.append(text)
+                if turn:
+                    firsts.append(first)
+
+    await asyncio.gather(*(talk() for _ in range(4 * max(arguments.replicas))))
+    firsts.sort()
+    return {
+        "first_token_p50_ms": round(firsts[len(firsts) // 2], 1),
+        "first_token_p95_ms": round(firsts[len(firsts) * 95 // 100], 1),
+    }
+
+
+def at_random(seats: Sequence[Seat], request: GenerationRequest) -> Seat | None:
+    """Any open seat with room."""
+    free = [seat for seat in seats if seat.open and seat.live < seat.limit]
+    return random.choice(free) if free else None
+
+
+class Speaker:
+    """An engine inside an actor or deployment, asked once per request."""
+
+    def __init__(self) -> None:
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+        self._backend: InlineBackend | None = None
+
+    async def load(self, name: str, path: str) -> None:
+        """Start at the first call; load an adapter."""
+        if self._backend is None:
+            self._backend = InlineBackend(config())
+            await self._backend.start()
+            await self._backend.wait_ready()
+        await self._backend.load_adapter(name, Path(path))
+
+    async def speak(self, request: GenerationRequest) -> AsyncIterator[Any]:
+        """The request's events."""
+        assert self._backend is not None
+        async for event in self._backend.submit(request):
+            yield event
+
+
+class ActorPerRequest:
+    """A plain actor; every request is a streaming call of its own."""
+
+    async def start(self) -> None:
+        """Make the actor."""
+        import ray
+
+        self._actor: Any = ray.remote(Speaker).options(num_cpus=1, max_concurrency=256).remote()
+
+    async def wait_ready(self) -> None:
+        """It is ready once it has loaded an adapter."""
+
+    async def load_adapter(self, name: str, path: Path) -> None:
+        """Load it there."""
+        await self._actor.load.remote(name, str(path))
+
+    async def submit(self, request: GenerationRequest) -> AsyncIterator[Any]:
+        """Every event is an object of its own."""
+        async for ref in self._actor.speak.remote(request):
+            yield await ref
+
+    async def close(self) -> None:
+        """Kill it."""
+        import ray
+
+        ray.kill(self._actor)
+
+
+class ServePerRequest:
+    """The same behind Ray Serve: its router, its streaming responses."""
+
+    def __init__(self) -> None:
+        from ray import serve
+
+        self._serve: Any = serve
+
+    async def start(self) -> None:
+        """Deploy it."""
+        deployment = self._serve.deployment(
+            Speaker, max_ongoing_requests=256, ray_actor_options={"num_cpus": 1}
+        )
+        self._handle = await asyncio.to_thread(
+            self._serve.run, deployment.bind(), name="bench", route_prefix=None
+        )
+
+    async def wait_ready(self) -> None:
+        """`serve.run` has waited."""
+
+    async def load_adapter(self, name: str, path: Path) -> None:
+        """Load it there."""
+        await self._handle.load.remote(name, str(path))
+
+    async def submit(self, request: GenerationRequest) -> AsyncIterator[Any]:
+        """Through a handle that streams."""
+        async for event in self._handle.options(stream=True).speak.remote(request):
+            yield event
+
+    async def close(self) -> None:
+        """Take it down."""
+        await asyncio.to_thread(self._serve.shutdown)
+
+
+if __name__ == "__main__":
+    main()

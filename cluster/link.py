@@ -1,0 +1,266 @@
+"""The gateway's end of one replica: starts the actor, keeps it supplied, starts another one.
+
+This is the only file that talks to Ray, together with `connect`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import os
+import socket
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from cluster.parcel import describe
+from cluster.replica import Replica
+from cluster.routing import Seat
+from engine.backend import ServedBackend, State
+from engine.config import EngineConfig
+from engine.errors import BackendError
+from engine.requests import AdapterInfo
+from engine.service import Command, Report
+from engine.wire import HEADER, pack_command, pack_setup, unpack_report
+
+log = logging.getLogger("biblioteca.cluster")
+NAMESPACE = "biblioteca"
+_connecting = threading.Lock()
+_numbers = itertools.count(1)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Placement:
+    """What a replica takes on a node, and how many requests it takes.
+
+    Attributes:
+        cpus, gpus: cores and (fractions of) cards that Ray sets aside.
+        memory_bytes: likewise; 0 leaves memory out of account.
+        waiting: requests that may wait beside the engine's rows; more are "busy".
+        store: folder on each node for models and adapters that travel there.
+    """
+
+    cpus: float = 1.0
+    gpus: float = 0.0
+    memory_bytes: int = 0
+    waiting: int = 16
+    store: str = "~/.cache/biblioteca/cluster"
+
+    def options(self) -> dict[str, Any]:
+        """As Ray takes them. Replicas spread over nodes; deaths are ours to deal with."""
+        asked: dict[str, Any] = {"num_cpus": self.cpus, "num_gpus": self.gpus}
+        if self.memory_bytes:
+            asked["memory"] = self.memory_bytes
+        return {**asked, "scheduling_strategy": "SPREAD", "max_restarts": 0}
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Loaded:
+    """An adapter as it was loaded: the same object means the same version."""
+
+    path: Path
+    pinned: bool
+    version: int
+
+
+def connect(address: str) -> None:
+    """Join a cluster, once per process; may block for seconds.
+
+    Raises:
+        BackendError: Ray isn't installed, or nothing answers there.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Calls to an actor that died: their end is told through its reports.
+    os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
+    try:
+        import ray
+    except ImportError:
+        raise BackendError('Ray is not installed: pip install "biblioteca[cluster]"') from None
+    with _connecting:
+        if ray.is_initialized():
+            return
+        try:
+            ray.init(
+                address=address,
+                namespace=NAMESPACE,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise BackendError(
+                f"no Ray cluster answers at {address!r}; start one with `biblioteca cluster up` "
+                f"({str(error).splitlines()[0]})"
+            ) from error
+
+
+class ReplicaLink(ServedBackend):
+    """One replica; a new actor takes the place of one that died.
+
+    Attributes:
+        seat: how routing sees it.
+        node: Ray's id of the node it runs on, "" while it has none.
+        pid: its process there.
+        MAX_FAILURES: starts in a row that never become ready before it stays "failed".
+    """
+
+    MAX_FAILURES = 3
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        factory: str,
+        placement: Placement,
+        changed: Callable[[], None],
+    ) -> None:
+        super().__init__(config, factory)
+        limit = config.max_rows + placement.waiting
+        self.seat = Seat(name=f"replica-{next(_numbers)}", slots=config.adapter_slots, limit=limit)
+        self.node, self.pid = "", 0
+        self.leaving = False
+        self._placement, self._tell = placement, changed
+        self._actor: Any = None
+        self._held: dict[str, Loaded] = {}
+        self._holding: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+
+    @property
+    def failure(self) -> Exception | None:
+        """Why it stays "failed"."""
+        return self._failure
+
+    def leave(self) -> None:
+        """Take no new requests; what runs goes on."""
+        self.leaving, self.seat.open = True, False
+
+    async def start(self) -> None:
+        """Begin starting the actor."""
+        self._keeper = asyncio.create_task(self._keep())
+
+    async def hold(self, name: str, loaded: Loaded) -> AdapterInfo | None:
+        """Have this version of an adapter; None if it is there already.
+
+        Raises:
+            EngineError: it doesn't fit, or the replica is gone.
+        """
+        if self._held.get(name) is loaded:
+            return None
+        async with self._holding[name]:
+            if self._held.get(name) is loaded:
+                return None
+            actor = self._actor
+            path = await self._deliver(actor, loaded.path)
+            info = await self.load_adapter(name, Path(path), pinned=loaded.pinned)
+            if self._actor is actor:
+                self._held[name] = loaded
+            return info
+
+    async def drop(self, name: str) -> None:
+        """Forget an adapter, if it is held."""
+        if self._held.pop(name, None) is not None and self._state == "ready":
+            await self.unload_adapter(name)
+
+    async def close(self) -> None:
+        """Kill the actor; live requests end as "error"."""
+        if self._state == "closed":
+            return
+        self._fall("closed", "the engine was closed")
+        self._keeper.cancel()
+        await asyncio.gather(self._keeper, return_exceptions=True)
+
+    def _send(self, command: Command) -> None:
+        self._actor.put.remote(pack_command(command))
+
+    def _enter(self, state: State) -> None:
+        super()._enter(state)
+        self.seat.open = state == "ready" and not self.leaving
+        self._tell()
+
+    async def _keep(self) -> None:
+        """Run one actor after another until closed or hopeless."""
+        failures = 0
+        while self._state in ("starting", "restarting"):
+            was_ready = await self._live()
+            failures = 0 if was_ready else failures + 1
+            if failures >= self.MAX_FAILURES and self.state == "restarting":
+                self._failure = BackendError(f"{self.seat.name} keeps dying at start")
+                self._fall("failed", str(self._failure))
+            await asyncio.sleep(0.5 * failures)
+
+    async def _live(self) -> bool:
+        """One actor's life; True if it became ready."""
+        import ray
+
+        base = Path(self._config.base).name
+        name = f"{base}/{socket.gethostname()}/{os.getpid()}/{self.seat.name}/{next(_numbers)}"
+        options = self._placement.options() | {"name": name}
+        self._actor = ray.remote(Replica).options(**options).remote(self._placement.store)
+        self._held.clear()
+        self.seat.forget()
+        was_ready, why = False, "its reports ended"
+        try:
+            await self._open()
+            async for ref in self._actor.reports.remote():
+                for report in split(await ref):
+                    if report.kind == "fatal" and was_ready:
+                        raise BackendError(f"the engine failed: {report.value[1]}")
+                    was_ready = was_ready or report.kind == "ready"
+                    self._receive(report)
+        except (ray.exceptions.RayError, BackendError) as error:
+            why = _told(error)
+        finally:
+            with contextlib.suppress(ray.exceptions.RayError):
+                ray.kill(self._actor)
+        if self._state not in ("closed", "failed"):
+            log.error("%s was lost (%s); %d requests on it", self.seat.name, why, self.seat.live)
+            self.restarts += was_ready
+            self._fall("restarting", f"{self.seat.name} was lost: {why}")
+        return was_ready
+
+    async def _open(self) -> None:
+        """Tell a new actor what to build; its base reaches the node first."""
+        config, base = self._config, Path(self._config.base)
+        if (base / "config.json").is_file():  # else a hub id, or a shelf's folder of students
+            config = replace(config, base=await self._deliver(self._actor, base))
+        self.pid, self.node = await self._actor.open.remote(pack_setup(self._factory, config))
+
+    async def _deliver(self, actor: Any, folder: Path) -> str:
+        """Where a folder's content lies on the actor's node, sent there if it must be."""
+        import ray
+
+        parcel = await asyncio.to_thread(describe, folder)
+        try:
+            if found := await actor.find.remote(parcel.pack()):
+                return str(found)
+            paths = [Path(parcel.root) / name for name, _ in parcel.files]
+            refs = await asyncio.to_thread(lambda: [ray.put(path.read_bytes()) for path in paths])
+            return str(await actor.keep.remote(parcel.pack(), refs))
+        except ray.exceptions.RayError as error:
+            while self._state == "ready" and self._actor is actor:  # its reports will end, too
+                self._changed.clear()
+                await self._changed.wait()
+            raise BackendError(f"{self.seat.name} was lost: {_told(error)}") from error
+
+
+def draining_nodes() -> frozenset[str]:
+    """Ids of nodes that `ray drain-node` (or an autoscaler) wants empty."""
+    from ray._private.state import state  # Ray tells this nowhere else
+
+    return frozenset(state.get_draining_nodes())
+
+
+def _told(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0]
+
+
+def split(frames: bytes) -> Iterator[Report]:
+    """The reports in one message of a replica."""
+    start = 0
+    while start < len(frames):
+        begin = start + HEADER.size
+        (size,) = HEADER.unpack_from(frames, start)
+        start = begin + size
+        yield unpack_report(frames[begin:start])

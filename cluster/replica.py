@@ -1,0 +1,75 @@
+"""A replica: one engine (or shelf) inside a Ray actor, commands in, reports out.
+
+The frames are those of a worker process (engine/wire.py): nothing but bytes goes through Ray.
+All reports of a moment travel together, so that a step of many rows costs one message.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+from cluster.parcel import NodeStore, Parcel
+from engine.service import Report, Service
+from engine.wire import HEADER, pack_report, unpack_command, unpack_setup
+
+
+class Replica:
+    """The actor. Whoever made it is its only client."""
+
+    def __init__(self, store: str) -> None:
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # see engine/backend.py
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+        self._store = NodeStore(Path(store).expanduser())
+        self._outbox: list[bytes] = []
+        self._arrived = asyncio.Event()
+
+    async def find(self, parcel: bytes) -> str:
+        """Where this node has a parcel's content; "" if nowhere."""
+        found = await asyncio.to_thread(self._store.find, Parcel.unpack(parcel))
+        return str(found or "")
+
+    async def keep(self, parcel: bytes, refs: list[Any]) -> str:
+        """Fetch a parcel's files from the object store and keep them; returns where."""
+        described = Parcel.unpack(parcel)
+        contents = await asyncio.gather(*refs)
+        named = {
+            name: content for (name, _), content in zip(described.files, contents, strict=True)
+        }
+        return str(await asyncio.to_thread(self._store.keep, described, named))
+
+    async def open(self, setup: bytes) -> tuple[int, str]:
+        """Begin building the core; reports tell when it is ready.
+
+        Returns our process id, and Ray's id of the node.
+        """
+        import ray
+
+        loop = asyncio.get_running_loop()
+        factory, config = unpack_setup(setup[HEADER.size :])
+
+        def emit(report: Report) -> None:
+            loop.call_soon_threadsafe(self._push, pack_report(report))
+
+        self._service = Service(factory, config, emit)
+        self._service.start()
+        return os.getpid(), str(ray.get_runtime_context().get_node_id())
+
+    async def put(self, frame: bytes) -> None:
+        """Take a command."""
+        self._service.put(unpack_command(frame[HEADER.size :]))
+
+    async def reports(self) -> AsyncIterator[bytes]:
+        """Frames, as many as there are, for as long as the actor lives."""
+        while True:
+            await self._arrived.wait()
+            self._arrived.clear()
+            frames, self._outbox = self._outbox, []
+            yield b"".join(frames)
+
+    def _push(self, frame: bytes) -> None:
+        self._outbox.append(frame)
+        self._arrived.set()
