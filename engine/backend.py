@@ -40,6 +40,10 @@ class Backend(Protocol):
     def state(self) -> State:
         """Where the engine stands now."""
 
+    @property
+    def restarts(self) -> int:
+        """How often an engine was lost after it had been ready."""
+
     async def start(self) -> None:
         """Begin loading; returns at once."""
 
@@ -87,6 +91,7 @@ class ServedBackend(ABC):
         self._state: State = "starting"
         self._changed = asyncio.Event()
         self._failure: Exception | None = None
+        self.restarts = 0
 
     @property
     def state(self) -> State:
@@ -125,6 +130,7 @@ class ServedBackend(ABC):
         finished = False
         try:
             self._send(Command(0, "submit", (request,)))
+            log.debug("%s handed to the engine, adapter %s", request_id, request.adapter)
             while not finished:
                 event = await events.get()
                 finished = isinstance(event, Finished)
@@ -238,14 +244,12 @@ class SubprocessBackend(ServedBackend):
 
     Attributes:
         MAX_RESTARTS: deaths in a row without ever becoming ready before it stays "failed".
-        restarts: workers lost after they had become ready.
     """
 
     MAX_RESTARTS = 3
 
     def __init__(self, config: EngineConfig, factory: str = ENGINE) -> None:
         super().__init__(config, factory)
-        self.restarts = 0
         self._loaded: dict[str, tuple[Path, bool]] = {}
         self._process: asyncio.subprocess.Process | None = None
         self._keeper: asyncio.Task[None] | None = None
@@ -316,6 +320,8 @@ class SubprocessBackend(ServedBackend):
             stderr=asyncio.subprocess.PIPE,
             env=worker_environment(self._config),
         )
+        if self._state == "closed":  # while it was being started
+            process.kill()
         assert process.stdin is not None
         process.stdin.write(pack_setup(self._factory, self._config))
         self._was_ready, self._last_words = False, ""
@@ -328,7 +334,7 @@ class SubprocessBackend(ServedBackend):
             task.cancel()
         if self._state not in ("closed", "failed"):
             why = self._last_words or f"the engine's process ended with code {code}"
-            log.error("%s; %d requests lost", why, len(self._streams))
+            log.error("%s; requests lost: %s", why, ", ".join(self._streams) or "none")
             self.restarts += self._was_ready
             self._fall("restarting", why)
         return self._was_ready

@@ -180,3 +180,12 @@ def is_zombie(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
     except FileNotFoundError:
         return True
+
+
+async def test_closing_while_a_worker_is_being_started_ends_it(tmp_path: Path) -> None:
+    backend = SubprocessBackend(config(tmp_path), TOY)
+    await backend.start()
+    await asyncio.sleep(0)  # its process is on the way, and nobody holds it yet
+    await backend.close()
+    assert backend.state == "closed"
+    assert backend.pid is None
