@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from engine.adapters import adapter_digest, read_adapter
 from npc_adapters.bases import name_base, replace_folder, save_base
 from npc_adapters.card import AdapterCard, base_digest, write_card
 from npc_adapters.errors import UsageError
+from npc_adapters.methods import SOFT
 
 WAYS = ("exact", "linear", "ties", "dare_linear", "svd")
 _DENSITY = 0.5  # share of weights that ties and dare keep
@@ -75,6 +77,25 @@ def blend_adapters(
     replace_folder(inner, out)
     shutil.rmtree(partial, ignore_errors=True)
     return card
+
+
+def lies_on_lora(method: str, parent: Path | None) -> bool:
+    """Whether training by this method from this parent lays a soft prompt on a LoRA adapter."""
+    if method not in SOFT or parent is None:
+        return False
+    config = json.loads((parent / "adapter_config.json").read_text(encoding="utf-8"))
+    return bool(config["peft_type"] == "LORA")
+
+
+def lay_on_lora(folder: Path, lora: Path) -> None:
+    """Turn a soft prompt's folder into one that holds it on top of a LoRA adapter."""
+    for name in ("soft", "lora"):
+        (folder / name).mkdir()
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        (folder / name).rename(folder / "soft" / name)
+        shutil.copyfile(lora / name, folder / "lora" / name)
+    parts = [{"path": "lora", "weight": 1}, {"path": "soft", "weight": 1}]
+    (folder / "blend.json").write_text(json.dumps({"parts": parts}) + "\n", encoding="utf-8")
 
 
 def merge_adapter(base: Path, adapter: Path, out: Path) -> None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
-from transformers import AutoModelForCausalLM
+from torch import Tensor
+from transformers import AutoModelForCausalLM, DynamicCache
 
+from engine.adapters import LoadedAdapter, read_adapter
 from engine.requests import SamplingParams
 from engine.template import ChatTemplate
 from npc_adapters.bases import make_examples
@@ -79,14 +81,50 @@ def swap_matrix(
     pad_id = model.config.pad_token_id or 0
     matrix = {BARE: {name: perplexity(model, e, pad_id) for name, e in examples.items()}}
     for adapter, folder in adapters.items():
-        if isinstance(model, PeftModel):
-            model.load_adapter(folder, adapter_name=adapter)
-        else:
-            model = PeftModel.from_pretrained(model, folder, adapter_name=adapter).eval()
-        model.set_adapter(adapter)
-        inner = model.get_base_model()
-        matrix[adapter] = {name: perplexity(inner, e, pad_id) for name, e in examples.items()}
+        with adapted(model, read_adapter(folder)) as inner:
+            matrix[adapter] = {name: perplexity(inner, e, pad_id) for name, e in examples.items()}
     return matrix
+
+
+@contextmanager
+@torch.no_grad()
+def adapted(model: Any, adapter: LoadedAdapter) -> Iterator[Any]:
+    """A model with an adapter in its weights and before its words, for as long as it lasts."""
+    layers = model.model.layers
+    kept = {path: layers.get_submodule(path).weight.clone() for path in adapter.factors}
+    for path, (a, b) in adapter.factors.items():
+        layers.get_submodule(path).weight.add_(b @ a)
+    try:
+        yield _Prompted(model, adapter) if adapter.num_virtual else model
+    finally:
+        for path, weight in kept.items():
+            layers.get_submodule(path).weight.copy_(weight)
+
+
+class _Prompted:
+    """A model that reads a soft prompt or a prefix before any row."""
+
+    def __init__(self, model: Any, adapter: LoadedAdapter) -> None:
+        self.lm_head, self._inner, self._adapter = model.lm_head, model.model, adapter
+
+    def model(self, input_ids: Tensor) -> Any:
+        """What the decoder returns for ids [B, T]; the soft prompt's own positions are left out."""
+        num_rows, prompt = len(input_ids), self._adapter.prompt
+        if prompt is None:
+            return self._inner(input_ids=input_ids, past_key_values=self._prefix(num_rows))
+        words = self._inner.embed_tokens(input_ids)
+        vectors = torch.cat([prompt.expand(num_rows, -1, -1), words], dim=1)
+        out = self._inner(inputs_embeds=vectors)
+        out.last_hidden_state = out.last_hidden_state[:, len(prompt) :]
+        return out
+
+    def _prefix(self, num_rows: int) -> DynamicCache:
+        cache, prefix = DynamicCache(), self._adapter.prefix
+        assert prefix is not None
+        for layer, (keys, values) in enumerate(prefix.unbind(1)):
+            both = (x.expand(num_rows, -1, -1, -1) for x in (keys, values))
+            cache.update(*both, layer)
+        return cache
 
 
 def distinct(texts: Sequence[str], n: int = 2) -> float:
@@ -113,22 +151,23 @@ def questions_of(rows: Sequence[Row], adapter: str | None) -> list[Question]:
 
 
 def judge_replies(
-    agent: str, rows: Sequence[Row], replies: Sequence[str], judge: CharacterJudge
+    agent: str, rows: Sequence[Row], replies: Sequence[str], judge: CharacterJudge | None
 ) -> dict[str, float]:
     """Figures of a character's generated replies.
 
     Returns:
-        recognised: share that the judge gives to this character; distinct_2; words: mean
+        recognised: share that the judge, if there is one, gives to it; distinct_2; words: mean
         length; broken: share of loops and fragments; lore: share of wanted facts and names that
         were said, of those rows that want any (absent if none does).
     """
     texts = [spoken(reply) for reply in replies]
     figures = {
-        "recognised": judge.accuracy(texts, [agent] * len(texts)),
         "distinct_2": distinct(texts),
         "words": sum(len(text.split()) for text in texts) / len(texts),
         "broken": sum(map(loops, texts)) / len(texts),
     }
+    if judge is not None:
+        figures["recognised"] = judge.accuracy(texts, [agent] * len(texts))
     wanted = [(reply, row.facts) for reply, row in zip(replies, rows, strict=True) if row.facts]
     if wanted:
         said = [all(f.lower() in reply.lower() for f in facts) for reply, facts in wanted]

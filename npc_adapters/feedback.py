@@ -77,7 +77,16 @@ def _judgement(entry: dict[str, Any]) -> Judgement:
         for m in entry["messages"]
     )
     rewrite = entry.get("rewrite", "") if entry["verdict"] == "rewrite" else ""
+    rewrite = _with_mood(rewrite, entry["reply"])
     return Judgement(messages, entry["reply"], entry["verdict"] == "good", rewrite)
+
+
+def _with_mood(rewrite: str, reply: str) -> str:
+    """A better line in the form that replies have: without a mood it takes the spoken line's."""
+    mood, bracket, _ = reply.partition("] ")
+    if not rewrite or rewrite.startswith("[") or not (bracket and mood.startswith("[")):
+        return rewrite
+    return f"{mood}] {rewrite}"
 
 
 def choose(judged: Sequence[Judgement], wish: str = "auto") -> str:

@@ -19,10 +19,11 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from engine.template import ChatTemplate
 from npc_adapters.bases import name_base, replace_folder
+from npc_adapters.blend import lay_on_lora, lies_on_lora
 from npc_adapters.card import AdapterCard, base_digest, write_card
 from npc_adapters.data import Row, data_digest, split_rows
 from npc_adapters.encoding import encode
-from npc_adapters.errors import TrainingError
+from npc_adapters.errors import TrainingError, UsageError
 from npc_adapters.methods import ATTENTION, Cost, check_method, default_lr, estimate, peft_config
 from npc_adapters.progress import draw_losses, quietly
 from npc_adapters.trainer import make_trainer
@@ -164,7 +165,8 @@ def train_adapter(
         out: where the finished adapter goes; checkpoints sit in `out.work` until then.
         config: how to train.
         replay: general rows, of which `config.replay` times as many as own rows are mixed in.
-        parent: adapter to go on from (same method and shape).
+        parent: adapter to go on from (same method and shape), or the LoRA adapter that a soft
+            prompt is to lie on.
         resume: go on from the last whole epoch of a killed run, to the same weights.
         show: draw a progress bar.
 
@@ -195,6 +197,8 @@ def train_adapter(
     }
     partial = out.with_name(out.name + ".partial")
     save_adapter(trainer.model, base, partial, report)
+    if parent is not None and lies_on_lora(config.method, parent):
+        lay_on_lora(partial, parent)
     card = write_card(
         partial,
         AdapterCard(
@@ -239,7 +243,15 @@ def to_dataset(template: ChatTemplate, rows: Sequence[Row], max_tokens: int) -> 
 
 
 def load_for_training(base: Path, config: TrainConfig, parent: Path | None = None) -> Any:
-    """The base with a fresh adapter, or with its parent's weights, ready to train."""
+    """The base with a fresh adapter, or with its parent's weights, ready to train.
+
+    A soft prompt over a LoRA adapter is trained on the base with that adapter merged in.
+
+    Raises:
+        UsageError: the parent is made of several adapters.
+    """
+    if parent is not None and (parent / "blend.json").exists():
+        raise UsageError(f"{parent} is a blend; training goes on from a single adapter only")
     options: dict[str, Any] = {"dtype": torch.float32}
     if config.nf4:
         options["quantization_config"] = BitsAndBytesConfig(
@@ -253,7 +265,9 @@ def load_for_training(base: Path, config: TrainConfig, parent: Path | None = Non
         model = prepare_model_for_kbit_training(
             model, use_gradient_checkpointing=config.checkpointing
         )
-    if parent is not None:
+    if lies_on_lora(config.method, parent):
+        model = PeftModel.from_pretrained(model, parent).merge_and_unload()
+    elif parent is not None:
         return PeftModel.from_pretrained(model, parent, is_trainable=True)
     peft = _peft(config)
     return model if peft is None else get_peft_model(model, peft)

@@ -239,6 +239,28 @@ class MemoryTable(Table):
     encoder: Words | None = Field(default=None, examples=['encoder = "models/minilm"'])
 
 
+class GateTable(Table):
+    """What an adapter must reach to be promoted; each limit is of the figure it names.
+
+    Attributes:
+        max_perplexity_ratio: perplexity on held-out lines, over the bare base's.
+        max_forgetting: perplexity on general dialogue above the base's, as a share.
+        max_broken: share of replies that loop or break off.
+        min_distinct_2: share of different pairs of words among all that the replies hold.
+        min_lore_agreement: share of facts in the prompt that reach the reply.
+        min_recognised: share of replies that the judge gives to the right character.
+        min_sensible: share of the director's hand-written situations answered as accepted.
+    """
+
+    max_perplexity_ratio: float = Field(default=0.9, examples=["max_perplexity_ratio = 0.75"])
+    max_forgetting: float = Field(default=0.2, examples=["max_forgetting = 0.05"])
+    max_broken: float = Field(default=0.2, examples=["max_broken = 0.2"])
+    min_distinct_2: float = Field(default=0.0, examples=["min_distinct_2 = 0.5"])
+    min_lore_agreement: float = Field(default=0.0, examples=["min_lore_agreement = 0.8"])
+    min_recognised: float = Field(default=0.0, examples=["min_recognised = 0.85"])
+    min_sensible: float = Field(default=0.0, examples=["min_sensible = 0.85"])
+
+
 class WorldFile(Table):
     """`world.toml`: title, premise, tiers, and what can be felt, done, directed and happen."""
 
@@ -259,7 +281,7 @@ class WorldFile(Table):
     pacing: Pacing = Pacing()
     text: TextTable = TextTable()
     memory: MemoryTable = MemoryTable()
-    gate: dict[Name, float] = Field(default_factory=dict)
+    gate: GateTable = GateTable()
 
     @model_validator(mode="after")
     def _wait_is_ours(self) -> WorldFile:

@@ -10,29 +10,18 @@ puts into `npcs/NAME.jsonl`.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engine.adapters import read_adapter
 from engine.requests import SamplingParams
 from npc_adapters.card import AdapterCard
 from npc_adapters.data import Row, read_rows, with_system
 from npc_adapters.errors import TrainingError
-from npc_adapters.evaluate import (
-    GENERAL,
-    Trial,
-    draw_matrix,
-    evaluate_adapters,
-    loops,
-    perplexities,
-    questions_of,
-    swap_matrix,
-)
-from npc_adapters.judge import spoken
-from npc_adapters.replies import write_replies
-from npc_adapters.store import AdapterLibrary, Check
+from npc_adapters.evaluate import Trial, draw_matrix, evaluate_adapters
+from npc_adapters.store import AdapterLibrary
 from npc_adapters.tokenizer import SPECIAL_TOKENS
 from npc_adapters.train import Outcome, TrainConfig, train_adapter
 from roles.dialogues.gate import scripts_gate
@@ -40,6 +29,7 @@ from roles.prompt import npc_system
 from roles.world import DIRECTOR, World
 
 CORPUS = Path("runs/corpus")
+WORLD = "world"  # the adapter of all characters together
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,6 +121,44 @@ def train_npc(
         resume=resume,
         show=show,
     )
+
+
+def train_world(
+    world: World, config: TrainConfig, out: Path, *, corpus: Path = CORPUS, show: bool = True
+) -> Outcome:
+    """The layer between base and characters: one adapter of them all, merged into a new base.
+
+    Args:
+        out: folder of the new base; name it in world.toml, then train the characters on it.
+    """
+    from npc_adapters.blend import merge_adapter
+
+    each = [
+        npc_rows(world, npc, corpus=corpus) for npc in world.npcs if _has_rows(world, npc, corpus)
+    ]
+    rows = RowSet(
+        train=[r for s in each for r in s.train], valid=[r for s in each for r in s.valid]
+    )
+    for part in (rows.train, rows.valid):
+        random.Random(config.seed).shuffle(part)
+    base = base_folder(world, "npc")
+    outcome = train_adapter(
+        name=WORLD,
+        base=base,
+        rows=rows.train,
+        valid=rows.valid,
+        out=library(world).candidate(WORLD),
+        config=config,
+        replay=general_rows("train", corpus) if config.replay else (),
+        show=show,
+    )
+    merge_adapter(base, outcome.folder, out)
+    return outcome
+
+
+def _has_rows(world: World, npc: str, corpus: Path) -> bool:
+    own = world.root / "npcs" / f"{npc}.jsonl"
+    return own.exists() or (corpus / f"npc-{npc}.train.jsonl").exists()
 
 
 def train_director(
@@ -225,7 +253,9 @@ def promote(
     Raises:
         StoreError: damaged, unfit, or refused by the gate; the live one stays.
     """
-    checks = [] if npc == DIRECTOR else [gate(world, corpus)]
+    from roles.gate import gate
+
+    checks = [gate(world, corpus)]
     if scripts:
         checks.append(scripts_gate(world))
     tier = "director" if npc == DIRECTOR else "npc"
@@ -234,55 +264,6 @@ def promote(
     )
     tell_server(npc)
     return card
-
-
-def gate(world: World, corpus: Path = CORPUS) -> Check:
-    """The gate of a world's characters: figures of a candidate against `[gate]` in world.toml.
-
-    Known figures, with the thresholds that hold where the world sets none: `gain` (held-out
-    perplexity below the base's, share, at least), `forgetting` (at most), `broken` (share of
-    looping or cut-off replies, at most).
-    """
-
-    def check(npc: str, folder: Path) -> list[str]:
-        figures = candidate_figures(world, npc, folder, corpus)
-        limits = {**GATE, **world.spec.gate}
-        return [
-            f"{name} is {figures[name]:.3f}, wanted {word} {limit:g}"
-            for name, limit in limits.items()
-            if name in figures
-            for word, ok in [_verdict(name, figures[name], limit)]
-            if not ok
-        ]
-
-    return check
-
-
-GATE = {"gain": 0.1, "forgetting": 0.2, "broken": 0.2}
-_AT_MOST = ("forgetting", "broken", "perplexity")
-
-
-def _verdict(name: str, value: float, limit: float) -> tuple[str, bool]:
-    if name in _AT_MOST:
-        return "at most", value <= limit
-    return "at least", value >= limit
-
-
-def candidate_figures(
-    world: World, npc: str, folder: Path, corpus: Path = CORPUS, num_rows: int = 16
-) -> dict[str, float]:
-    """Figures of one adapter folder, on few rows: what a gate can afford."""
-    base = base_folder(world, "npc")
-    trial = trials(world, [npc], corpus)[npc]
-    rows = list(trial.held_out)[:num_rows]
-    general = general_rows("valid", corpus)[:num_rows]
-    with_general = {npc: rows, **({GENERAL: general} if general else {})}
-    figures = perplexities(swap_matrix(base, {npc: folder}, with_general), npc)
-    if read_adapter(folder).rank:
-        questions = questions_of(rows, npc)
-        replies = write_replies(base, {npc: folder}, questions, sampling=sampling(world))
-        figures["broken"] = sum(loops(spoken(reply)) for reply in replies) / len(replies)
-    return figures
 
 
 def tell_server(npc: str) -> bool:

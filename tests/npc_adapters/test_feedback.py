@@ -94,3 +94,13 @@ def test_every_way_makes_the_better_line_likelier(
     ]
     matrix = swap_matrix(base, {"old": live, "new": tmp_path / "new"}, {"rows": better})
     assert matrix["new"]["rows"] < matrix["old"]["rows"]
+
+
+def test_a_rewrite_without_a_mood_takes_the_spoken_lines(tmp_path: Path) -> None:
+    path = tmp_path / "feedback.jsonl"
+    write_feedback(path, verdict="rewrite", rewrite="Yes, gladly.")
+    write_feedback(path, verdict="rewrite", rewrite="[warm] Yes.")
+    assert [one.rewrite for one in read_feedback(path, "pim")] == [
+        "[calm] Yes, gladly.",
+        "[warm] Yes.",
+    ]

@@ -11,23 +11,26 @@ import torch
 from safetensors.torch import load_file
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-from engine.adapters import read_adapter
+from engine.adapters import adapter_digest, read_adapter
 from engine.template import ChatTemplate
 from npc_adapters import train
 from npc_adapters.card import read_card
-from npc_adapters.data import Row
+from npc_adapters.data import Row, split_rows
 from npc_adapters.errors import TrainingError, UsageError
-from npc_adapters.methods import METHODS
+from npc_adapters.evaluate import swap_matrix
+from npc_adapters.methods import METHODS, VIRTUAL_TOKENS
 from npc_adapters.train import (
     Outcome,
     TrainConfig,
     check_feasible,
     cost_of,
+    load_for_training,
     to_dataset,
     train_adapter,
 )
 from npc_adapters.trainer import without_mask
 from tests.npc_adapters.conftest import row
+from tests.tiny_models import tiny_adapter
 
 QUICK = {"rank": 4, "alpha": 8, "epochs": 1, "batch_size": 8, "max_tokens": 128}
 
@@ -194,3 +197,28 @@ def test_padding_is_not_masked_and_changes_no_loss(base: Path) -> None:
     assert batches[1]["attention_mask"].all()
     losses = [float(model(**batch).loss.detach()) for batch in batches]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+@pytest.mark.parametrize("method", ["prompt", "prefix"])
+def test_a_soft_prompt_is_trained_on_top_of_a_lora(
+    tmp_path: Path, base: Path, rows: list[Row], method: str
+) -> None:
+    lora = tiny_adapter(tmp_path / "lora", base, rank=4)
+    settings = config(method=method, epochs=2)
+    outcome = train_adapter(
+        name="pim",
+        base=base,
+        rows=rows,
+        out=tmp_path / "pim",
+        config=settings,
+        parent=lora,
+        show=False,
+    )
+    served = read_adapter(tmp_path / "pim")
+    assert (served.rank, served.num_virtual) == (4, VIRTUAL_TOKENS)
+    assert outcome.card.parents == (adapter_digest(lora),)
+    _, valid = split_rows(rows)
+    matrix = swap_matrix(base, {"pim": tmp_path / "pim"}, {"pim": valid})
+    assert matrix["pim"]["pim"] == pytest.approx(outcome.report["valid_perplexity"], rel=0.02)
+    with pytest.raises(UsageError, match="is a blend"):
+        load_for_training(base, settings, tmp_path / "pim")

@@ -3,18 +3,21 @@ from __future__ import annotations
 import base64
 import json
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from npc_adapters.card import read_card
+from npc_adapters.card import base_digest, read_card
 from npc_adapters.errors import DataError, StoreError, TrainingError
 from npc_adapters.train import TrainConfig
 from roles import training
 from roles.character_card import read_card as read_character
 from roles.character_card import write_character
 from roles.errors import WorldError
+from roles.gate import candidate_figures, shortfalls
+from roles.schema import GateTable
 from roles.world import World
 from tests.roles.worlds_for_tests import write_world
 from tests.tiny_models import tiny_base
@@ -39,10 +42,8 @@ def world(tmp_path: Path) -> World:
 def test_lines_become_a_live_character_and_bad_lines_do_not(world: World, tmp_path: Path) -> None:
     nowhere = tmp_path / "no corpus"
     training.train_npc(world, "anna", QUICK, corpus=nowhere, show=False)
-    figures = training.candidate_figures(
-        world, "anna", training.library(world).candidate("anna"), nowhere
-    )
-    assert figures["gain"] > 0.1
+    figures = candidate_figures(world, "anna", training.library(world).candidate("anna"), nowhere)
+    assert figures["perplexity_ratio"] < 0.9
     card = training.promote(world, "anna", corpus=nowhere, scripts=False, force_reason="a test")
     live = training.library(world).live("anna")
 
@@ -54,7 +55,7 @@ def test_lines_become_a_live_character_and_bad_lines_do_not(world: World, tmp_pa
     noise = tmp_path / "noise.jsonl"
     noise.write_text("\n".join(json.dumps(row) for row in _noise()))
     training.train_npc(world, "anna", QUICK, corpus=nowhere, data=[noise], show=False)
-    with pytest.raises(StoreError, match="anna does not pass its gate: gain"):
+    with pytest.raises(StoreError, match="anna does not pass its gate: perplexity_ratio"):
         training.promote(world, "anna", corpus=nowhere, scripts=False)
     assert read_card(live) == card
 
@@ -141,3 +142,28 @@ def test_what_is_no_card_is_refused(tmp_path: Path, content: bytes, words: str) 
     path.write_bytes(content)
     with pytest.raises(WorldError, match=words):
         read_character(path)
+
+
+def test_the_gate_names_each_figure_that_falls_short() -> None:
+    limits = GateTable(max_perplexity_ratio=0.75, min_lore_agreement=0.8, max_broken=0.1)
+    figures = {"perplexity_ratio": 0.8, "lore_agreement": 0.9, "broken": 0.1, "distinct_2": 0.0}
+    assert shortfalls(figures, limits) == ["perplexity_ratio is 0.800, wanted at most 0.75"]
+    assert shortfalls({"lore_agreement": 0.5}, limits) == [
+        "lore_agreement is 0.500, wanted at least 0.8"
+    ]
+
+
+def test_a_layer_of_all_characters_is_merged_and_the_next_lies_on_it(
+    world: World, tmp_path: Path
+) -> None:
+    nowhere = tmp_path / "no corpus"
+    base = training.base_folder(world, "npc")
+    out = world.root / "models" / "npc-world"
+    once = replace(QUICK, epochs=1)
+    training.train_world(world, once, out, corpus=nowhere, show=False)
+    assert base_digest(out) != base_digest(base)
+    text = (world.root / "world.toml").read_text()
+    (world.root / "world.toml").write_text(text.replace("models/npc-base", "models/npc-world"))
+    layered = World.load(world.root)
+    own = training.train_npc(layered, "anna", once, corpus=nowhere, show=False)
+    assert own.card.base_digest == base_digest(out)
