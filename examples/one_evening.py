@@ -18,7 +18,7 @@ import random
 import statistics
 import sys
 import time
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,6 +27,7 @@ from protocol import administration as admin
 from protocol import messages as wire
 from protocol import play
 from roles.launch import launched
+from roles.voice import LOOPED
 
 HOUR_S = 3600.0
 NO_REPEAT_LINES = 20
@@ -89,9 +90,10 @@ class Evening:
     leaks: list[str] = field(default_factory=list)
     over_budget: list[str] = field(default_factory=list)
     repeats: list[str] = field(default_factory=list)
-    fallbacks: int = 0
+    fallbacks: Counter[str] = field(default_factory=Counter)
+    looped: int = 0
     recent: deque[str] = field(default_factory=lambda: deque(maxlen=NO_REPEAT_LINES))
-    ticks: list[tuple[int, float]] = field(default_factory=list)
+    ticks: list[tuple[int, int, float]] = field(default_factory=list)
     directives: int = 0
     first_token_ms: list[float] = field(default_factory=list)
 
@@ -113,7 +115,8 @@ class Evening:
         )
         prompt = "".join(segment.text for segment in shown.segments)
         self.lines += 1
-        self.fallbacks += reply.fallback
+        self.fallbacks[reply.cause] += reply.fallback
+        self.looped += reply.cause == LOOPED and not reply.fallback
         reserved = int(shown.sampler.get("max_tokens", 0))
         if shown.usage.prompt_tokens + reserved > shown.context_tokens:
             self.over_budget.append(reply.line)
@@ -205,7 +208,8 @@ class Evening:
         used = reply.usage
         decode_ms = 1000 * used.completion_tokens / used.tokens_per_s if used.tokens_per_s else 0.0
         if not reply.fallback:
-            self.ticks.append((used.prompt_tokens, used.ttft_ms + decode_ms))
+            took_ms = used.ttft_ms + decode_ms
+            self.ticks.append((used.prompt_tokens, used.completion_tokens, took_ms))
         self.directives += not reply.waited
 
     async def gather(self) -> None:
@@ -230,7 +234,7 @@ class Evening:
         quarter = max(len(self.ticks) // 4, 1)
         first, last = self.ticks[:quarter], self.ticks[-quarter:]
 
-        def mean(ticks: list[tuple[int, float]], column: int) -> float:
+        def mean(ticks: list[tuple[int, int, float]], column: int) -> float:
             return statistics.mean(tick[column] for tick in ticks) if ticks else 0.0
 
         return {
@@ -244,26 +248,32 @@ class Evening:
             "leaks": len(self.leaks),
             "prompts_over_budget": len(self.over_budget),
             "repeats_within_20": len(self.repeats),
-            "fallbacks": self.fallbacks,
+            "cut_as_loops": self.looped,
+            "fallbacks": self.fallbacks.total(),
             "first_token_ms_p50": round(statistics.median(self.first_token_ms or [0.0]), 1),
             "ticks": len(self.ticks),
             "directives": self.directives,
             "tick_tokens_first_quarter": round(mean(first, 0), 1),
             "tick_tokens_last_quarter": round(mean(last, 0), 1),
-            "tick_ms_first_quarter": round(mean(first, 1), 1),
-            "tick_ms_last_quarter": round(mean(last, 1), 1),
+            "tick_reply_tokens_first_quarter": round(mean(first, 1), 1),
+            "tick_reply_tokens_last_quarter": round(mean(last, 1), 1),
+            "tick_ms_first_quarter": round(mean(first, 2), 1),
+            "tick_ms_last_quarter": round(mean(last, 2), 1),
         }
 
 
 def failures(report: dict[str, Any]) -> list[str]:
     """What must hold and did not."""
-    grown = report["tick_tokens_last_quarter"] > 1.2 * report["tick_tokens_first_quarter"]
+    cost = [
+        report[f"tick_tokens_{when}_quarter"] + report[f"tick_reply_tokens_{when}_quarter"]
+        for when in ("first", "last")
+    ]
     checks = {
         "fewer than 90 % of what was told could be recalled": report["recall_in_prompt"] < 0.9,
         "a secret leaked": report["leaks"] > 0,
         "a prompt was over its budget": report["prompts_over_budget"] > 0,
         "a reply was repeated": report["repeats_within_20"] > 0,
-        "the director's ticks grew": grown,
+        "the director's ticks grew": cost[1] > 1.2 * cost[0],
     }
     return [sentence for sentence, broken in checks.items() if broken]
 
@@ -285,7 +295,12 @@ async def play_evening(world_name: str, exchanges: int, seed: int) -> dict[str, 
                 await evening.gather()
             print(f"\r{evening.lines} of {exchanges} exchanges", end="", file=sys.stderr)
         print(file=sys.stderr)
-        found = {"not recalled": evening.missed, "leak": evening.leaks, "repeated": evening.repeats}
+        found = {
+            "not recalled": evening.missed,
+            "leak": evening.leaks,
+            "repeated": evening.repeats,
+            "fallback": [f"{n} times: {cause}" for cause, n in evening.fallbacks.items() if n],
+        }
         for what, items in found.items():
             for item in items[:5]:
                 print(f"{what}: {item}", file=sys.stderr)

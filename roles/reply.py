@@ -13,6 +13,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
+_THINK, _THOUGHT = "<think>", "</think>"
 _MAX_MOOD = 40  # characters; a longer bracket is speech
 
 
@@ -64,7 +65,9 @@ class ReplyReader:
         return speech
 
     def _read_mood(self, final: bool) -> None:
-        text = self._pending.lstrip()
+        text = self._unthought(final)
+        if text is None:
+            return
         if text.startswith("["):
             mood, closed, rest = text[1:].partition("]")
             if not closed and len(mood) <= _MAX_MOOD and "\n" not in mood and not final:
@@ -74,6 +77,17 @@ class ReplyReader:
         elif not text and not final:
             return
         self._where = "speech"
+
+    def _unthought(self, final: bool) -> str | None:
+        """The beginning without what some bases think aloud first; None while they still do."""
+        text = self._pending.lstrip()
+        if not text.startswith(_THINK):
+            return None if text and _THINK.startswith(text) and not final else text
+        _, closed, rest = text.partition(_THOUGHT)
+        if not closed and not final:
+            return None
+        self._pending = rest
+        return self._unthought(final)
 
     def _read_speech(self, final: bool) -> str:
         text = self._pending if self.spoken else self._pending.lstrip()

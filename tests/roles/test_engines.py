@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 
 from protocol import administration as admin
+from protocol import messages as wire
 from roles.breaker import Breaker
 from roles.manager import Manager
 from roles.speech import NO_WORD
 from roles.store import Store
 from roles.world import World
-from tests.roles.test_manager import ask, say
+from tests.roles.test_manager import ask, interrupted, say
 
 
 @pytest.fixture
@@ -33,12 +34,14 @@ async def separate(world_folder: Path) -> AsyncIterator[Manager]:
 async def test_an_engine_killed_under_a_line_is_replaced_and_told(separate: Manager) -> None:
     engine = separate.house.engines["npc"]
     first = await say(separate, "Hello?", seed=4, ephemeral=True)
-    speaking = asyncio.create_task(say(separate, "Tell me all.", max_tokens=700, agent="ben"))
-    while not any(line.text for line in separate.house.lines_being_spoken):
-        await asyncio.sleep(0.005)
     pid = getattr(engine.backend, "pid", 0)
-    os.kill(pid, signal.SIGKILL)
-    broken = await speaking
+
+    async def kill() -> None:
+        os.kill(pid, signal.SIGKILL)
+
+    body = wire.SayRequest(agent="ben", text="Tell me all.", max_tokens=700)
+    broken = await interrupted(separate, "say", body, kill)
+    assert isinstance(broken, wire.SayReply)
     assert broken.cause
     assert broken.text
     waiting = await say(separate, "Are you there?")
@@ -68,7 +71,7 @@ async def test_lines_that_want_a_word_at_once_do_not_close_the_engine_to_others(
     manager.house.deadline_ms = 0
     for _ in range(5):
         assert (await say(manager, "Hello?")).cause == NO_WORD
-    manager.house.deadline_ms = None
+    manager.house.deadline_ms = 60_000
     assert not (await say(manager, "Hello?")).fallback
 
 
@@ -76,6 +79,7 @@ async def test_a_silent_engine_rests_and_only_who_has_time_waits_for_it(manager:
     engine = manager.house.engines["npc"]
     engine.table = engine.table.model_copy(update={"deadline_ms": 0})  # any silence is too long
     engine.breaker = Breaker(failures=3, rest_s=0.3)
+    manager.house.deadline_ms = 0
     assert [(await say(manager, "Hello?")).cause for _ in range(3)] == [NO_WORD] * 3
     manager.house.deadline_ms = 10_000
     engine.breaker.rest_s = 60

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from itertools import count, pairwise
 from pathlib import Path
@@ -28,6 +29,20 @@ def request(kind: str, body: Body, deadline_s: float | None = None) -> Request:
 
 async def ask(manager: Manager, kind: str, body: Body) -> list[Body]:
     return [part async for part in manager.handle(PEER, request(kind, body))]
+
+
+async def interrupted(
+    manager: Manager, kind: str, body: Body, act: Callable[[], Awaitable[object]]
+) -> Body:
+    """What a request ends with when something happens at its first word."""
+    acted, last = False, body
+    async with aclosing(cast(Any, manager.handle(PEER, request(kind, body)))) as parts:
+        async for last in parts:
+            if isinstance(last, wire.Delta) and not acted:
+                acted = True
+                await act()
+    assert acted
+    return last
 
 
 async def say(manager: Manager, text: str, **fields: Any) -> wire.SayReply:

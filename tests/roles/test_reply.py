@@ -38,6 +38,20 @@ def test_a_reply_without_mood_or_with_a_broken_action_is_still_spoken() -> None:
     assert reader.actions == []
 
 
+@pytest.mark.parametrize("size", [1, 3, 200])
+def test_what_a_base_thinks_aloud_is_neither_spoken_nor_done(size: int) -> None:
+    thought = '<think>Shall I?\n> give {"item": "key"}</think>\n'
+    reader, spoken = read(f"\n{thought}{thought}[warm] Come in.", size)
+    assert (reader.mood, spoken, reader.actions) == ("warm", "Come in.", [])
+    assert read("<think>and so on", size)[1] == ""
+    assert read("<thin ice>", size)[1] == "<thin ice>"
+
+
+@given(st.text(st.sampled_from("<think></think>[ab]\n "), max_size=60), st.integers(1, 9))
+def test_thoughts_end_alike_in_any_pieces(text: str, size: int) -> None:
+    assert read(text, size)[1] == read(text, max(len(text), 1))[1]
+
+
 @given(st.text(max_size=200), st.integers(1, 9))
 def test_any_text_reads_without_failing_and_alike_in_any_pieces(text: str, size: int) -> None:
     reader, spoken = read(text, size)

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from protocol import messages as wire
 from protocol import play
 from protocol.errors import Refusal
 from roles.dialogues.hosting import with_backend
@@ -24,7 +25,7 @@ from roles.manager import Manager
 from roles.saves import Saves
 from roles.store import VERSION, Store
 from roles.world import STARTER, WORLDS, World
-from tests.roles.test_manager import ask, prompt_text, say
+from tests.roles.test_manager import ask, interrupted, prompt_text, say
 
 EVENING = [(("anna", "ben")[i % 2], f"Tell me about spoon number {i}.") for i in range(8)]
 
@@ -147,12 +148,10 @@ async def test_a_restore_forgets_the_future(kept: Manager) -> None:
 
 async def test_a_line_being_spoken_is_stopped_by_a_restore(kept: Manager) -> None:
     await ask(kept, "save", play.SaveRequest(slot="one"))
-    speaking = asyncio.create_task(say(kept, "Tell me all.", max_tokens=600))
-    while kept.house.transcript.running["anna"] == 0:
-        await asyncio.sleep(0.01)
-    await ask(kept, "restore", play.RestoreRequest(slot="one"))
+    body = wire.SayRequest(agent="anna", text="Tell me all.", max_tokens=600)
+    restore = play.RestoreRequest(slot="one")
     with pytest.raises(Refusal) as caught:
-        await speaking
+        await interrupted(kept, "say", body, lambda: ask(kept, "restore", restore))
     assert caught.value.code == "cancelled"
     assert kept.house.play.dialogue("anna", "player", "").turns == []
 

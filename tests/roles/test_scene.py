@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import asyncio
 from typing import Any, cast
 
 import pytest
@@ -9,7 +8,7 @@ from protocol import messages as wire
 from protocol import play
 from protocol.errors import Refusal
 from roles.manager import Manager
-from tests.roles.test_manager import ask, prompt_text, say
+from tests.roles.test_manager import ask, interrupted, prompt_text, say
 
 
 @pytest.fixture
@@ -70,11 +69,11 @@ async def test_nobody_speaks_over_a_scripted_scene(hall: Manager) -> None:
 
 
 async def test_a_scripted_scene_stops_a_line_being_spoken(hall: Manager) -> None:
-    speaking = asyncio.create_task(say(hall, "Tell me all.", scene="hall", max_tokens=500))
-    while not any(line.text for line in _running(hall)):
-        await asyncio.sleep(0.005)
-    await ask(hall, "hush", play.HushRequest(scene="hall"))
-    reply = await speaking
+    body = wire.SayRequest(agent="anna", text="Tell me all.", scene="hall", max_tokens=500)
+    reply = await interrupted(
+        hall, "say", body, lambda: ask(hall, "hush", play.HushRequest(scene="hall"))
+    )
+    assert isinstance(reply, wire.SayReply)
     assert reply.cause
     dialogue = hall.house.play.dialogue("anna", "player", "")
     assert dialogue.messages[-1].text.endswith(reply.text)
@@ -83,19 +82,15 @@ async def test_a_scripted_scene_stops_a_line_being_spoken(hall: Manager) -> None
 async def test_chatter_stops_when_the_player_speaks_and_keeps_what_was_said(
     hall: Manager,
 ) -> None:
-    chatter = asyncio.create_task(converse(hall, "So I said.", speaker="ben", max_tokens=500))
-    while not any(line.text for line in _running(hall)):
-        await asyncio.sleep(0.005)
-    await converse(hall, "Anna, listen to me.")
-    lines = await chatter
+    chatter = wire.ConverseRequest(scene="hall", text="So I said.", speaker="ben", max_tokens=500)
+    reply = await interrupted(
+        hall, "converse", chatter, lambda: converse(hall, "Anna, listen to me.")
+    )
+    lines = cast(wire.ConverseReply, reply).lines
     assert len(lines) == 1
     assert lines[0].cause
     dialogue = hall.house.play.dialogue("anna", "ben", "")
     assert dialogue.messages[-1].text.endswith(lines[0].text)
-
-
-def _running(manager: Manager) -> list[Any]:
-    return manager.house.lines_being_spoken
 
 
 async def test_an_unknown_scene_or_listener_is_refused(hall: Manager) -> None:
