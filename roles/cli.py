@@ -79,6 +79,9 @@ def play(
     seed: Annotated[int | None, typer.Option(help="of every line; same seed, same words")] = None,
     connect: Annotated[bool, typer.Option(help="use the server that runs already")] = False,
     demo: Annotated[bool, typer.Option(help="play the world's demo.toml first")] = False,
+    turn: Annotated[
+        int, typer.Option("--round", min=1, help="of the demo: demo.toml, demo_2.toml and so on")
+    ] = 1,
     state: _State = None,
 ) -> None:
     """Play a small text game against a server it starts itself."""
@@ -88,11 +91,19 @@ def play(
 
     from roles.play import PlayConfig
     from roles.play import play as play_world
+    from roles.script import ROUND_S, demo_of
     from roles.world import find_world
 
     if demo:
-        script = find_world(world) / "demo.toml"
-    config = PlayConfig(world=world, script=script, connect=connect, seed=seed, state=state)
+        script = demo_of(find_world(world), turn)
+    config = PlayConfig(
+        world=world,
+        script=script,
+        connect=connect,
+        seed=seed,
+        state=state,
+        begin_s=(turn - 1) * ROUND_S,
+    )
     asyncio.run(play_world(config, Console(highlight=False)))
 
 

@@ -37,6 +37,7 @@ class PlayConfig:
         script: steps to play before (or, without a terminal, instead of) the player's own.
         connect: play against a server that runs already, found by its connection file.
         seed: of every line; None leaves it to the server.
+        begin_s: game time at which the script begins.
     """
 
     world: str
@@ -44,6 +45,7 @@ class PlayConfig:
     connect: bool = False
     seed: int | None = None
     state: Path | None = None
+    begin_s: float = 0.0
 
 
 async def play(config: PlayConfig, console: Console) -> None:
@@ -56,6 +58,7 @@ async def play(config: PlayConfig, console: Console) -> None:
     """
     world = World.load(config.world)
     steps = read_script(config.script, frozenset(world.agents)) if config.script else ()
+    steps = tuple(step.later(config.begin_s) for step in steps)
 
     async with _server(config) as connection, AsyncClient(connection) as client:
         player = Player(client, Screen(console), world, config.seed)

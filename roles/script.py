@@ -67,11 +67,24 @@ class Step(Table):
             )
         return self
 
+    def later(self, seconds: float) -> Step:
+        """The same step at a later game time."""
+        return self if self.now is None else self.model_copy(update={"now": self.now + seconds})
+
 
 class Script(Table):
     """The steps, in order."""
 
     step: tuple[Step, ...] = Field(min_length=1, examples=["[[step]]"])
+
+
+ROUND_S = 900.0  # of game time: longer than any demo
+
+
+def demo_of(root: Path, turn: int) -> Path:
+    """The script of a demo's round, from 1: `demo.toml`, then `demo_2.toml` and so on, in turn."""
+    first, *others = root / "demo.toml", *sorted(root.glob("demo_*.toml"))
+    return [first, *others][(turn - 1) % (1 + len(others))]
 
 
 def read_script(path: Path, agents: frozenset[str] | None = None) -> tuple[Step, ...]:

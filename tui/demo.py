@@ -15,7 +15,7 @@ _GOODBYE_S = 5.0
 
 
 class Demo:
-    """Hosts a world, and plays its demo script against it over and over.
+    """Hosts a world, and plays its demo scripts against it over and over.
 
     Both are the plain commands `biblioteca serve` and `biblioteca play`, started as anybody
     would start them; leaving the context ends them and removes what they wrote.
@@ -60,11 +60,14 @@ class Demo:
         return f"the world could not be started: {last}"
 
     def _play(self) -> None:
-        """Round after round, until the console closes."""
+        """Round after round, each of the world's demos in turn, until the console closes."""
+        turn = 1
         while not self._over.wait(_PAUSE_S):
             if self.connection.exists():
-                self._game = self._run("play", self.world, "--connect", "--demo")
-                self._game.wait()
+                self._game = self._run(
+                    "play", self.world, "--connect", "--demo", "--round", str(turn)
+                )
+                turn += self._game.wait() == 0
 
     def __exit__(
         self,
