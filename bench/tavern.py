@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import math
 import os
 import random
 import resource
@@ -32,6 +33,7 @@ PATHS = (
     "ours int8 base only",
     "ours int8 torch",
     "ours fp32",
+    "ours fp32 torch",
     "peft one at a time",
     "peft adapter_names",
     "transformers continuous batching",
@@ -94,18 +96,22 @@ class Clock:
         total = new_tokens * len(self.tokens)
         # Decoding proper: while every line of a turn has had its first token.
         spans, spoken = 0.0, 0
+        warm = [t[0] - self.asked[s] for s, t in self.tokens.items() if not s.endswith("/0")]
         for turn in {line.split("/")[1] for line in self.tokens}:
             times = [t for line, t in self.tokens.items() if line.split("/")[1] == turn]
             start, end = max(t[0] for t in times), max(t[-1] for t in times)
             spans += end - start
             spoken += sum(1 for t in times for at in t if at > start)
+        gap = statistics.median(gaps) if gaps else 0.0
         return {
             "decode_tokens_per_s": spoken / spans if spans else 0.0,
             "whole_run_tokens_per_s": total / (ended - self.began),
             "first_token_p50_ms": statistics.median(first) * 1e3,
-            "first_token_p95_ms": sorted(first)[int(0.95 * (len(first) - 1))] * 1e3,
+            "first_token_p95_ms": sorted(first)[math.ceil(0.95 * len(first)) - 1] * 1e3,
             "longest_gap_ms": max(gaps, default=0.0) * 1e3,
-            "mean_gap_ms": statistics.fmean(gaps) * 1e3 if gaps else 0.0,
+            "median_gap_ms": gap * 1e3,
+            # Of later turns, whose persona and history are in the cache.
+            "warm_first_token_steps": statistics.median(warm) / gap if warm and gap else 0.0,
         }
 
 
