@@ -111,7 +111,7 @@ async def _blend(
 
 
 async def _listed(house: House, engine: Engine) -> list[admin.AdapterInfo]:
-    """An engine's adapters, and those it refused."""
+    """An engine's adapters, those it refused, and those that only lie in the world's folder."""
     infos = {}
     if engine.state == "ready":
         infos = {info.name: info for info in await engine.backend.adapters()}
@@ -122,7 +122,31 @@ async def _listed(house: House, engine: Engine) -> list[admin.AdapterInfo]:
         for name, why in refused
         if name not in infos
     ]
+    if engine.tier == "npc":
+        told = {*infos, *engine.refused, DIRECTOR}
+        shown += [_on_disk(folder) for folder in _folders(house) if folder.name not in told]
     return shown
+
+
+def _folders(house: House) -> list[Path]:
+    """The world's adapters; candidates and older versions are hidden folders."""
+    found = (house.world.root / "models" / "adapters").glob("[!.]*/adapter_config.json")
+    return sorted(config.parent for config in found)
+
+
+def _on_disk(folder: Path) -> admin.AdapterInfo:
+    """What can be said of an adapter of characters that no engine has read."""
+    try:
+        config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        rank = int(config.get("r") or 0)
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        return admin.AdapterInfo(name=folder.name, error=f"adapter_config.json: {error}")
+    return admin.AdapterInfo(
+        name=folder.name,
+        rank=rank,
+        size_bytes=sum(file.stat().st_size for file in folder.glob("*.safetensors")),
+        metrics=_metrics(folder),
+    )
 
 
 def _info(house: House, engine: Engine, info: AdapterInfo) -> admin.AdapterInfo:

@@ -39,6 +39,26 @@ async def test_each_adapter_is_listed_with_who_speaks_through_it(manager: Manage
     }
 
 
+async def test_an_adapter_that_only_lies_on_disk_is_listed_and_can_be_loaded(
+    manager: Manager, world_folder: Path, tmp_path: Path
+) -> None:
+    own_models(world_folder, tmp_path)
+    folder = world_folder / "models" / "adapters"
+    tiny_adapter(folder / "spare", world_folder / "models" / "npc-base", seed=9)
+    (folder / "spare" / "report.json").write_text('{"perplexity": 3.5}')
+    (folder / "torn").mkdir()
+    (folder / "torn" / "adapter_config.json").write_text("[")
+    listed = {info.name: info for info in await adapters(manager)}
+    spare = listed["spare"]
+    assert (spare.resident, spare.agents, spare.metrics) == (False, [], {"perplexity": 3.5})
+    assert "adapter_config.json" in listed["torn"].error
+    (loaded,) = await adapters(manager, op="load", name="spare")
+    assert (spare.rank, spare.tier) == (loaded.rank, loaded.tier)
+    assert spare.size_bytes > 0
+    await adapters(manager, op="unload", name="spare")
+    assert "spare" in {info.name for info in await adapters(manager)}
+
+
 async def test_a_swap_takes_effect_with_the_next_line_and_back(manager: Manager) -> None:
     own = await say(manager, "Hello?", seed=1, ephemeral=True)
     await adapters(manager, op="swap", agent="anna", name="ben")
