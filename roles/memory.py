@@ -18,7 +18,7 @@ from roles.errors import MemoryNotFoundError
 from roles.store import Store
 
 _HALF_LIFE_S = 4 * 3600.0  # of game time, in which an unimportant memory loses half its weight
-_LIKE = 0.3  # cosine from which two sentences are taken to be about the same
+_LIKE = 0.25  # cosine from which two sentences are taken to be about the same
 _MOST_COMPARED = 4000  # the newest memories
 _COLUMNS = "id, agent, kind, text, now, importance, participants, line, pinned"
 

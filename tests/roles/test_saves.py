@@ -146,6 +146,16 @@ async def test_a_restore_forgets_the_future(kept: Manager) -> None:
     assert "Nobody" not in prompt_text(kept, after.line)
 
 
+async def test_a_restored_conversation_finds_its_cached_context_again(kept: Manager) -> None:
+    await say(kept, "Good evening.")
+    await ask(kept, "save", play.SaveRequest(slot="one"))
+    before = await say(kept, "And now?")
+    await ask(kept, "restore", play.RestoreRequest(slot="one"))
+    after = await say(kept, "And now?")
+    assert after.text == before.text
+    assert after.usage.cached_tokens >= before.usage.cached_tokens > 0
+
+
 async def test_a_line_being_spoken_is_stopped_by_a_restore(kept: Manager) -> None:
     await ask(kept, "save", play.SaveRequest(slot="one"))
     body = wire.SayRequest(agent="anna", text="Tell me all.", max_tokens=600)
