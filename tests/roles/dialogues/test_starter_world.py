@@ -19,7 +19,7 @@ from roles.dialogues.selection import select
 from roles.dialogues.source import Source
 from roles.world import World
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(1800)]
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -169,7 +169,7 @@ async def test_a_shortened_book_is_caught(starter: Hosted, right: Verdict, copy:
     edit(copy / "books" / "tide_tables.md", lambda text: text[: text.rindex("\n# ")] + "\n")
     verdict = await caught(starter, right, World.load(copy), "reading_tide_tables")
     assert failed(verdict) == ["tide_tables::reading_tide_tables"]
-    assert "page 14" in told(verdict)
+    assert "it has pages 1 to" in told(verdict)
 
 
 def _run_once(source: Source) -> Source:
