@@ -23,7 +23,7 @@ from cluster.replica import Replica
 from cluster.routing import Seat
 from engine.backend import ServedBackend, State
 from engine.config import EngineConfig
-from engine.errors import BackendError
+from engine.errors import BackendError, EngineError
 from engine.requests import AdapterInfo
 from engine.service import Command, Report
 from engine.wire import HEADER, pack_command, pack_setup, unpack_report
@@ -183,8 +183,7 @@ class ReplicaLink(ServedBackend):
         """Run one actor after another until closed or hopeless."""
         failures = 0
         while self._state in ("starting", "restarting"):
-            was_ready = await self._live()
-            failures = 0 if was_ready else failures + 1
+            failures = 0 if await self._live() else failures + 1
             if failures >= self.MAX_FAILURES and self.state == "restarting":
                 self._failure = BackendError(f"{self.seat.name} keeps dying at start")
                 self._fall("failed", str(self._failure))
@@ -192,33 +191,54 @@ class ReplicaLink(ServedBackend):
 
     async def _live(self) -> bool:
         """One actor's life; True if it became ready."""
+        self._held.clear()
+        self.seat.forget()
+        self._was_ready, why = False, "its reports ended"
+        watcher = asyncio.create_task(self._watch())
+        try:
+            self._actor = self._make_actor()
+            await self._open()
+            async for ref in self._actor.reports.remote():
+                self._take(await ref)
+        except _lost_errors() as error:
+            why = _told(error)
+        finally:
+            watcher.cancel()
+            self._kill()
+        if self._state not in ("closed", "failed"):
+            log.error("%s was lost (%s); %d requests on it", self.seat.name, why, self.seat.live)
+            self.restarts += self._was_ready
+            self._fall("restarting", f"{self.seat.name} was lost: {why}")
+        return self._was_ready
+
+    def _take(self, frames: bytes) -> None:
+        """What a replica tells; a core that falls after it was ready may do better next time."""
+        for report in split(frames):
+            if report.kind == "fatal" and self._was_ready:
+                raise BackendError(f"the engine failed: {report.value[1]}")
+            self._was_ready = self._was_ready or report.kind == "ready"
+            self._receive(report)
+
+    async def _watch(self) -> None:
+        """Kill an actor whose engine hangs; its reports end with that."""
+        if await self._hangs():
+            log.error("%s hung for %g s and is stopped", self.seat.name, self._config.hang_s)
+            self._kill()
+
+    def _make_actor(self) -> Any:
         import ray
 
         base = Path(self._config.base).name
         name = f"{base}/{socket.gethostname()}/{os.getpid()}/{self.seat.name}/{next(_numbers)}"
         options = self._placement.options() | {"name": name}
-        self._actor = ray.remote(Replica).options(**options).remote(self._placement.store)
-        self._held.clear()
-        self.seat.forget()
-        was_ready, why = False, "its reports ended"
-        try:
-            await self._open()
-            async for ref in self._actor.reports.remote():
-                for report in split(await ref):
-                    if report.kind == "fatal" and was_ready:
-                        raise BackendError(f"the engine failed: {report.value[1]}")
-                    was_ready = was_ready or report.kind == "ready"
-                    self._receive(report)
-        except (ray.exceptions.RayError, BackendError) as error:
-            why = _told(error)
-        finally:
-            with contextlib.suppress(ray.exceptions.RayError):
+        return ray.remote(Replica).options(**options).remote(self._placement.store)
+
+    def _kill(self) -> None:
+        import ray
+
+        if self._actor is not None:
+            with contextlib.suppress(*_lost_errors()):  # the cluster itself may be gone
                 ray.kill(self._actor)
-        if self._state not in ("closed", "failed"):
-            log.error("%s was lost (%s); %d requests on it", self.seat.name, why, self.seat.live)
-            self.restarts += was_ready
-            self._fall("restarting", f"{self.seat.name} was lost: {why}")
-        return was_ready
 
     async def _open(self) -> None:
         """Tell a new actor what to build; its base reaches the node first."""
@@ -238,7 +258,9 @@ class ReplicaLink(ServedBackend):
             paths = [Path(parcel.root) / name for name, _ in parcel.files]
             refs = await asyncio.to_thread(lambda: [ray.put(path.read_bytes()) for path in paths])
             return str(await actor.keep.remote(parcel.pack(), refs))
-        except ray.exceptions.RayError as error:
+        except ray.exceptions.RayTaskError as error:  # the actor lives, and says no
+            raise BackendError(f"{folder} did not reach {self.seat.name}: {error.cause}") from error
+        except _lost_errors() as error:
             while self._state == "ready" and self._actor is actor:  # its reports will end, too
                 self._changed.clear()
                 await self._changed.wait()
@@ -249,7 +271,16 @@ def draining_nodes() -> frozenset[str]:
     """Ids of nodes that `ray drain-node` (or an autoscaler) wants empty."""
     from ray._private.state import state  # Ray tells this nowhere else
 
-    return frozenset(state.get_draining_nodes())
+    with contextlib.suppress(*_lost_errors()):
+        return frozenset(state.get_draining_nodes())
+    return frozenset()
+
+
+def _lost_errors() -> tuple[type[Exception], ...]:
+    """What ends an actor's life: Ray's errors, also of a cluster that is gone, and ours."""
+    import ray
+
+    return EngineError, ray.exceptions.RayError, RuntimeError, ConnectionError
 
 
 def _told(error: Exception) -> str:

@@ -171,6 +171,20 @@ class ServedBackend(ABC):
         finally:
             self._replies.pop(call, None)
 
+    async def _hangs(self) -> bool:
+        """True once an engine has work and no sign of life between its steps; False if it ended."""
+        while True:
+            await asyncio.sleep(_WATCH_S)
+            if self._state != "ready" or not (self._streams or self._replies):
+                continue
+            try:
+                async with asyncio.timeout(self._config.hang_s):
+                    await self.stats()
+            except TimeoutError:
+                return True
+            except BackendError:
+                return False
+
     def _receive(self, report: Report) -> None:
         if report.kind == "event":
             if (events := self._streams.get(report.value.request_id)) is not None:
@@ -356,20 +370,10 @@ class SubprocessBackend(ServedBackend):
                 self._receive(report)
 
     async def _watch(self, process: asyncio.subprocess.Process) -> None:
-        """Kill a worker that has work and no sign of life between its steps."""
-        while True:
-            await asyncio.sleep(_WATCH_S)
-            if self._state != "ready" or not (self._streams or self._replies):
-                continue
-            try:
-                async with asyncio.timeout(self._config.hang_s):
-                    await self.stats()
-            except TimeoutError:
-                self._last_words = f"the engine hung for {self._config.hang_s:g} s and was stopped"
-                process.kill()
-                return
-            except BackendError:
-                return  # it ended by itself
+        """Kill a worker that hangs."""
+        if await self._hangs():
+            self._last_words = f"the engine hung for {self._config.hang_s:g} s and was stopped"
+            process.kill()
 
     async def _restore_adapters(self, ready: Report) -> None:
         """Give a new worker what the last one had, then say that it is ready."""

@@ -179,6 +179,26 @@ async def test_content_travels_and_is_verified(
     ray.kill(actor)
 
 
+async def test_an_engine_that_falls_or_hangs_is_replaced(cluster: Any, tmp_path: Path) -> None:
+    placement = Placement(cpus=1, store=str(tmp_path / "parcels"))
+    pool = PoolConfig(address=cluster.address, placement=placement)
+    config = EngineConfig(base=str(tmp_path), hang_s=1)
+    backend = RayBackend(config, pool, "tests.engine.toy:build_toy")
+    await backend.start()
+    await backend.wait_ready()
+    _, last = await collect(backend, asked("doomed"))
+    assert "no memory for a step" in (last.error or "")
+    assert backend.restarts == 2  # it was tried once more: nothing was said
+    await backend.wait_ready()
+    _, last = await collect(backend, asked("sleepy"))
+    assert last.reason == "error"
+    assert backend.restarts == 4
+    await backend.wait_ready()
+    text, _ = await collect(backend, asked("well", max_tokens=2))
+    assert text == "2 1 "
+    await backend.close()
+
+
 async def test_replicas_are_replaced_under_load_without_a_broken_stream(
     backend: RayBackend,
 ) -> None:

@@ -20,7 +20,7 @@ from engine.requests import (
 
 
 class Toy:
-    """Counts aloud, one word per step; fails as soon as a request named "doomed" comes."""
+    """Counts aloud, one word per step; fails when "doomed" comes, hangs when "sleepy" does."""
 
     def __init__(self) -> None:
         self._left: dict[str, int] = {}
@@ -41,6 +41,8 @@ class Toy:
         if "doomed" in self._left:
             print("about to fall", file=sys.stderr, flush=True)
             raise MemoryError("no memory for a step")
+        if "sleepy" in self._left:
+            time.sleep(600)
         events: list[Event] = [
             Started(
                 request_id=name,
