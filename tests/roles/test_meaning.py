@@ -112,6 +112,7 @@ async def test_a_process_answers_each_its_own_and_says_when_it_is_dead(folder: P
     store = Store()
     book = MemoryBook(store)
     book.add("anna", "my dog is called Bo", kind="heard", now=0)
+    await encoder.start()
     try:
         given_up = asyncio.create_task(encoder.encode(["my dog"] * 500))
         await asyncio.sleep(0)

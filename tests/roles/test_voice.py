@@ -17,6 +17,8 @@ from roles.manager import Manager
 from roles.schema import TextTable
 from roles.voice import LOOPED, Echo, Loop, Voice, clean
 from tests.roles.test_manager import ask, say
+from tests.roles.test_saves import hosted
+from tests.roles.test_world import change
 
 
 def speak(text: str, size: int, **table: str) -> list[str]:
@@ -157,6 +159,22 @@ async def test_a_looping_line_is_cut_or_if_nobody_heard_it_said_anew(
         assert any(LOOPED in why for why in line.routing)
     assert len(line.raw) < 200
     engine.backend = real
+
+
+async def test_a_looping_book_is_cut_too(world_folder: Path, tmp_path: Path) -> None:
+    book = world_folder / "books" / "salt_almanac.md"
+    change(book, "spine:", "adapter: models/adapters/ben\nspine:")
+    manager = await hosted(world_folder, tmp_path / "state")
+    engine = manager.house.engines["npc"]
+    engine.backend, real = cast(Any, LoopingBackend(engine.backend, "Nine pans, ")), engine.backend
+    try:
+        body = wire.AskRequest(agent="salt_almanac", text="Who boiled salt in iron pans?", seed=1)
+        reply = (await ask(manager, "ask", body))[-1]
+        assert isinstance(reply, wire.AskReply)
+        assert (reply.text, reply.cause) == ("Nine pans, so it", LOOPED)
+    finally:
+        engine.backend = real
+        await manager.close()
 
 
 async def test_no_line_is_said_twice_word_for_word(manager: Manager) -> None:
