@@ -46,8 +46,8 @@ def differences(old: World, new: World) -> list[admin.FileChange]:
 
 def _about(file: str, old: World, new: World) -> str:
     """A few words on what a change means."""
-    if file == "world.toml" and old.spec.tiers != new.spec.tiers:
-        return "the tiers take effect when the server starts again"
+    if file == "world.toml" and (old.spec.tiers, old.encoder) != (new.spec.tiers, new.encoder):
+        return "tiers and encoder take effect when the server starts again"
     if not file.startswith("lore/"):
         return ""
     before = {fact.id: fact.text for fact in old.facts.values()}

@@ -83,7 +83,11 @@ class Scene:
         return sorted(found, key=lambda npc: found[npc])
 
     def _concern(self, npc: str) -> float:
-        """How much the words concern somebody: what it knows of them, remembers, and matters."""
+        """How much the words concern somebody.
+
+        What it knows of them and remembers, how much it matters now, and how strongly it feels
+        for whoever speaks, well or ill.
+        """
         play, text = self.house.play, self.body.text
         character = play.cast[npc]
         scopes = self.house.world.scopes(npc, character.part.place)
@@ -91,6 +95,7 @@ class Scene:
         memories = play.memories.recall(npc, text, now=play.now, limit=3)
         level = LEVELS[character.focus()[0]]
         score = min(len(facts), 2) + 0.3 * len(memories) + level.priority / 20
+        score += abs(character.part.regard.get(self.body.speaker, 0.0))
         return score - _LAST_SPEAKER * (play.last_speaker(self.body.scene) == npc)
 
     def _say(self, npc: str, speaker: str, text: str) -> wire.SayRequest:

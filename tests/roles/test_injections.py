@@ -79,6 +79,7 @@ async def test_a_poisoned_book_stays_text(world_folder: Path) -> None:
     text = file.read_text(encoding="utf-8")
     file.write_text(text.replace("spine:", "adapter: models/adapters/ben\nspine:"), "utf-8")
     manager = Manager(World.load(world_folder), Store())
+    manager.house.deadline_ms = 60_000  # no line falls back just because the machine is busy
     await manager.start()
     await manager.wait_ready()
     try:

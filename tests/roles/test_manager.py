@@ -242,6 +242,7 @@ async def test_an_adapter_of_another_base_leaves_its_character_and_all_others_se
     text = file.read_text(encoding="utf-8")
     file.write_text(f'adapter = "{tmp_path / "wrong"}"\n{text}', encoding="utf-8")
     manager = Manager(World.load(world_folder), Store())
+    manager.house.deadline_ms = 60_000  # no line falls back just because the machine is busy
     await manager.start()
     await manager.wait_ready()
     try:

@@ -37,6 +37,15 @@ async def test_unaddressed_words_go_to_whom_they_concern_most(hall: Manager) -> 
     assert [line.agent for line in lines] == ["anna"]  # she alone knows of them
 
 
+async def test_unaddressed_words_go_to_whoever_feels_most_for_their_speaker(
+    hall: Manager,
+) -> None:
+    assert (await converse(hall, "And so on.", max_lines=1, seed=1))[0].agent == "anna"
+    hall.house.play.set_last_speaker("hall", "")
+    hall.house.play.feel("ben", "player", -0.5)
+    assert (await converse(hall, "And so on.", max_lines=1, seed=1))[0].agent == "ben"
+
+
 async def test_one_character_does_not_do_all_the_talking(hall: Manager) -> None:
     speakers = [(await converse(hall, "And so on.", max_lines=1))[0].agent for _ in range(4)]
     assert speakers in (["anna", "ben"] * 2, ["ben", "anna"] * 2)
