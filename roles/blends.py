@@ -70,7 +70,9 @@ def _write(root: Path, engine: Engine, name: str, recipe: Recipe) -> Path:
         described["rank"] = engine.table.max_rank
     text = json.dumps(described)
     folder = root / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "report.json").write_text(json.dumps({**recipe, "rank_of_parts": ranks}), "utf-8")
-    (folder / "blend.json").write_text(text, "utf-8")
+    if not (folder / "blend.json").is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        report = json.dumps({**recipe, "rank_of_parts": ranks})
+        (folder / "report.json").write_text(report, encoding="utf-8")
+        (folder / "blend.json").write_text(text, encoding="utf-8")
     return folder

@@ -129,5 +129,5 @@ async def meaning_of(
             said_vector, *vectors = await encoder.encode([said, *new.values()])
     except TimeoutError:
         raise EncoderError(f"{encoder.folder}: no vectors within {limit_s:.1f} s") from None
-    memories.keep_vectors(encoder.digest, dict(zip(new, vectors, strict=True)))
+    memories.keep_vectors(encoder.digest, new, vectors)
     return Meaning(encoder.digest, said_vector)

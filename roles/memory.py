@@ -124,12 +124,17 @@ class MemoryBook:
         )
         return dict(rows.fetchall())
 
-    def keep_vectors(self, model: str, vectors: Mapping[int, bytes]) -> None:
-        """Write what a model made of some memories."""
+    def keep_vectors(self, model: str, texts: Mapping[int, str], vectors: Sequence[bytes]) -> None:
+        """Write what a model made of some memories (text by id), unless they have changed."""
+        rows = [
+            (model, vector, memory, text)
+            for (memory, text), vector in zip(texts.items(), vectors, strict=True)
+        ]
         with self._store.transaction() as database:
             database.executemany(
-                "INSERT OR REPLACE INTO vectors SELECT id, ?, ? FROM memories WHERE id=?",
-                [(model, vector, memory) for memory, vector in vectors.items()],
+                "INSERT OR REPLACE INTO vectors SELECT id, ?, ? FROM memories "
+                "WHERE id=? AND text=?",
+                rows,
             )
 
     def _alike(self, agent: str, meaning: Meaning) -> list[tuple[Memory, float]]:

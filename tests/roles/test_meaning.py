@@ -64,7 +64,7 @@ def test_a_memory_that_shares_no_word_is_found_by_its_meaning() -> None:
     book = MemoryBook(store)
     texts = {"My dog is called Bo.": (1, 0.1, 0), "The sea rises.": (0, 1, 0)}
     memories = {book.add("anna", text, kind="heard", now=0).id: text for text in texts}
-    book.keep_vectors("m", {number: vector(*texts[text]) for number, text in memories.items()})
+    book.keep_vectors("m", memories, [vector(*texts[text]) for text in memories.values()])
     meaning = Meaning("m", vector(1, 0, 0))
     assert recalled(book, "And your pet?", None) == []
     assert recalled(book, "And your pet?", meaning) == ["My dog is called Bo."]
@@ -81,7 +81,10 @@ def test_an_edited_memory_loses_its_vector_and_a_forgotten_one_is_not_found() ->
     book = MemoryBook(store)
     first, second = (book.add("anna", text, kind="heard", now=0).id for text in ("One.", "Two."))
     assert book.without_vector("anna", "m", 9) == {second: "Two.", first: "One."}
-    book.keep_vectors("m", {first: vector(1, 0), second: vector(1, 0)})
+    vectors = [vector(1, 0), vector(1, 0)]
+    book.keep_vectors("m", {first: "One.", second: "It was another before a restore."}, vectors)
+    assert book.without_vector("anna", "m", 9) == {second: "Two."}
+    book.keep_vectors("m", {first: "One.", second: "Two."}, vectors)
     assert book.without_vector("anna", "m", 9) == {}
     assert book.without_vector("anna", "other", 9) == {second: "Two.", first: "One."}
     book.edit("anna", first, "Uno.")
