@@ -52,6 +52,7 @@ QUESTIONS = (
 PROBES = ("Are you busy?", "What is behind that door?", "Tell me about yourself.", "Good night.")
 CORPUS_SCALE = 0.05  # the gate needs a few held-out rows only
 PATIENCE_MS = 600_000
+RETRIES = 20
 
 
 @dataclass(kw_only=True)
@@ -89,9 +90,12 @@ class Stage:
     async def say(self, text: str, seed: int) -> wire.SayReply:
         """A line that leaves no trace: the same question and seed ask for the same words."""
         body = wire.SayRequest(agent=self.npc, text=text, seed=seed, ephemeral=True)
-        reply = await self.client.request("say", body, ttl_ms=PATIENCE_MS)
-        assert isinstance(reply, wire.SayReply)
-        return reply
+        for _ in range(RETRIES):  # an authored line stands in when the machine is too busy
+            reply = await self.client.request("say", body, ttl_ms=PATIENCE_MS)
+            assert isinstance(reply, wire.SayReply)
+            if not reply.fallback:
+                return reply
+        raise SystemExit(f"{self.npc}'s model does not answer: {reply.text!r}")
 
     async def probe(self) -> list[str]:
         """What the character says to the same questions, time and again."""

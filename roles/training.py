@@ -14,19 +14,21 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from engine.requests import SamplingParams
 from npc_adapters.card import AdapterCard
 from npc_adapters.data import Row, read_rows, with_system
 from npc_adapters.errors import TrainingError
-from npc_adapters.evaluate import Trial, draw_matrix, evaluate_adapters
 from npc_adapters.store import AdapterLibrary
 from npc_adapters.tokenizer import SPECIAL_TOKENS
-from npc_adapters.train import Outcome, TrainConfig, train_adapter
 from roles.dialogues.gate import scripts_gate
 from roles.prompt import npc_system
 from roles.world import DIRECTOR, World
+
+if TYPE_CHECKING:
+    from npc_adapters.evaluate import Trial
+    from npc_adapters.train import Outcome, TrainConfig
 
 CORPUS = Path("runs/corpus")
 WORLD = "world"  # the adapter of all characters together
@@ -108,6 +110,8 @@ def train_npc(
     show: bool = True,
 ) -> Outcome:
     """Train a character's adapter; it waits as a candidate until it is promoted."""
+    from npc_adapters.train import train_adapter
+
     rows = npc_rows(world, npc, corpus=corpus, data=data)
     return train_adapter(
         name=npc,
@@ -132,6 +136,7 @@ def train_world(
         out: folder of the new base; name it in world.toml, then train the characters on it.
     """
     from npc_adapters.blend import merge_adapter
+    from npc_adapters.train import train_adapter
 
     each = [
         npc_rows(world, npc, corpus=corpus) for npc in world.npcs if _has_rows(world, npc, corpus)
@@ -174,6 +179,8 @@ def train_director(
     Raises:
         TrainingError: the corpus has no director's rows.
     """
+    from npc_adapters.train import train_adapter
+
     train = _corpus_rows("director", "train", corpus)
     if not train:
         raise TrainingError(f"{corpus}/director.train.jsonl is missing; run `biblioteca build`")
@@ -192,6 +199,7 @@ def train_director(
 def trials(world: World, npcs: Sequence[str], corpus: Path = CORPUS) -> dict[str, Trial]:
     """What characters are judged on; without a corpus, a tenth of their own rows."""
     from npc_adapters.data import split_rows
+    from npc_adapters.evaluate import Trial
 
     found = {}
     for npc in npcs:
@@ -210,6 +218,8 @@ def evaluate(
         `characters`: figures by character; `matrix`; `judge_accuracy` on held-out lines;
         `matrix_png`: where the heat map lies.
     """
+    from npc_adapters.evaluate import draw_matrix, evaluate_adapters
+
     found = library(world)
     adapters = {npc: found.live(npc) for npc in world.npcs if found.live(npc).is_dir()}
     if not adapters:
@@ -292,7 +302,13 @@ def tell_server(npc: str) -> bool:
 
 
 def train_from_feedback(
-    world: World, npc: str, path: Path, config: TrainConfig, way: str = "auto"
+    world: World,
+    npc: str,
+    path: Path,
+    config: TrainConfig,
+    way: str = "auto",
+    *,
+    show: bool = True,
 ) -> Outcome:
     """Go on from a character's live adapter with the lines judged in play (`feedback.jsonl`).
 
@@ -312,4 +328,5 @@ def train_from_feedback(
         out=found.candidate(npc),
         config=config,
         way=way,
+        show=show,
     )

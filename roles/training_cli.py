@@ -86,7 +86,9 @@ def train_npc(
         _print_cost(training.base_folder(loaded, "npc"), config, as_json)
         return
     if from_feedback is not None:
-        outcome = training.train_from_feedback(loaded, name, from_feedback, config, way)
+        outcome = training.train_from_feedback(
+            loaded, name, from_feedback, config, way, show=not as_json
+        )
     else:
         outcome = training.train_npc(
             loaded,
