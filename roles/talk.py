@@ -323,13 +323,15 @@ class Talk:
             if line.actions:
                 calls = [action.model_dump() for action in line.actions]
                 self.house.store.set(f"actions:{line.id}", {"agent": line.agent, "calls": calls})
-            self.character.spoke(line.emotion)
-            if not line.fallback:
+            if line.agent in self.play.cast:  # a reload may have taken it out of the world
+                self.play.cast[line.agent].spoke(line.emotion)
                 self._feel()
 
     def _feel(self) -> None:
         """The mood of a line shows what is felt for whom it answers, and moves it."""
         line = self.line
+        if line.fallback:
+            return
         step = self.house.world.regard_of(line.emotion)
         now = self.play.feel(line.agent, line.speaker, step)
         line.routing.append(

@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 
 from protocol import administration as admin
+from protocol import messages as wire
 from protocol.errors import Refusal
 from roles.manager import Manager
-from tests.roles.test_manager import ask, prompt_text, say
+from tests.roles.test_manager import ask, interrupted, prompt_text, say
 from tests.roles.test_world import change
 
 
@@ -43,6 +44,24 @@ async def test_a_broken_edit_keeps_the_old_world_and_says_why(
         await reload(manager)
     line = await say(manager, "Hello?")
     assert "You are brisk" in prompt_text(manager, line.line)
+
+
+async def test_a_line_being_spoken_outlives_a_reload_and_even_its_character(
+    manager: Manager, world_folder: Path
+) -> None:
+    change(world_folder / "npcs" / "anna.toml", "You are brisk", "You are slow")
+    body = wire.SayRequest(agent="anna", text="Tell me.", max_tokens=40)
+    first = await interrupted(manager, "say", body, lambda: reload(manager))
+    assert isinstance(first, wire.SayReply)
+    assert manager.house.play.cast["anna"].part.mood == first.emotion
+    change(world_folder / "npcs" / "ben.toml", 'place = "cellar"', 'place = "hall"')
+    (world_folder / "npcs" / "anna.toml").unlink()
+    change(world_folder / "lore" / "house.md", "know: staff", "know: ben")
+    second = await interrupted(manager, "say", body, lambda: reload(manager))
+    assert isinstance(second, wire.SayReply)
+    assert second.text
+    assert "anna" not in manager.house.play.cast
+    assert (await say(manager, "Hello?", agent="ben")).text
 
 
 async def test_checking_alone_changes_nothing(manager: Manager, world_folder: Path) -> None:
