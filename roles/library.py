@@ -97,7 +97,7 @@ async def _blend(
     old = house.blends
     recipe = mixed(old, {part: weight for part, weight in weights.items() if weight})
     for part in recipe or [""]:
-        if part not in engine.adapters or part == name:
+        if part in ("", name) or not await serves(house, engine, part):
             known = [one for one in engine.adapters if one != name]
             raise LineError(
                 f"blends need adapters in `weights`, not {part!r}; {nearest(part, known)}"

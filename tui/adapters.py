@@ -14,7 +14,7 @@ from textual.widgets import Static
 from protocol.administration import AdapterInfo, AdaptersRequest
 from protocol.errors import ProtocolError
 from tui.agents import tier_name
-from tui.blend import Blend
+from tui.blend import TRIAL, Blend
 from tui.dialogs import Ask, Choose, Confirm
 from tui.page import FilterBar, Page
 from tui.table import Column, Row, Table
@@ -262,7 +262,11 @@ class AdaptersPage(Page):
 
     def action_blend(self) -> None:
         """Mix adapters and hear the result."""
-        names = [name for name, info in self.store.adapters.items() if info.tier == "npc"]
+        names = [
+            name
+            for name, info in self.store.adapters.items()
+            if info.tier == "npc" and not info.error and name != TRIAL
+        ]
         if len(names) < 2:
             self.complain("A blend needs at least two adapters of characters.")
             return

@@ -178,9 +178,14 @@ class ConsoleApp(App[None]):
         title = next(title for mode, title, _ in TABS if mode == page.MODE)
         active = [a for a in page.active_bindings.values() if a.binding.id]
         active.sort(key=lambda a: (a.node is not page, a.node is self))
-        keys = [(self.get_key_display(a.binding), a.binding.description, a.enabled) for a in active]
-        keys.append(("alt+1 … 9", "the same screens, also while typing", True))
-        self.push_screen(Help(title, page.ABOUT, keys))
+        rows: dict[str | None, tuple[str, str, bool]] = {}
+        for shown in active:  # several keys of one action share a row
+            key, action = self.get_key_display(shown.binding), shown.binding.id
+            others = rows[action][0].split(", ") if action in rows else []
+            keys = ", ".join(dict.fromkeys([*others, key]))
+            rows[action] = (keys, shown.binding.description, shown.enabled)
+        rows["alt"] = ("alt+1 … 9", "the same screens, also while typing", True)
+        self.push_screen(Help(title, page.ABOUT, list(rows.values())))
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
         """Textual's own commands, less the ones this console has better ways for."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import ClassVar
 
 from textual.app import ComposeResult
@@ -11,6 +11,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.content import Content
 from textual.screen import ModalScreen
+from textual.timer import Timer
 from textual.widgets import Input, Static
 
 from protocol.administration import AdaptersRequest
@@ -24,11 +25,12 @@ from tui.table import Column, Row, Table
 from tui.text import clean, words
 
 _STEP = 0.1
-_TRIAL = "console-blend"  # name of the mixture being listened to
+_REST_S = 0.4  # a slider that rests so long is heard
+TRIAL = "console-blend"  # name of the mixture being listened to
 
 
 class Blend(ModalScreen[None]):
-    """Sliders over adapters; enter in the line below makes the mixture speak."""
+    """Sliders over adapters; the mixture says what is typed below, and again as it changes."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "close", "Close", id="blend.close"),
@@ -42,6 +44,9 @@ class Blend(ModalScreen[None]):
         super().__init__()
         self.session = session
         self.shares = {name: (1.0 if name == names[0] else 0.0) for name in names}
+        self._text = ""
+        self._timer: Timer | None = None
+        self._made = False
 
     def compose(self) -> ComposeResult:
         """Sliders, a line to say, the answer."""
@@ -76,14 +81,22 @@ class Blend(ModalScreen[None]):
         share = self.shares.get(name, 0.0) + steps * _STEP
         self.shares[name] = round(min(max(share, 0.0), 1.0), 2)
         self._draw()
+        if self._timer is not None:
+            self._timer.stop()
+        self._timer = self.set_timer(_REST_S, self._hear_again)
 
     def _weights(self) -> dict[str, float]:
         return {name: share for name, share in self.shares.items() if share > 0}
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
         """Make the blend and let it speak."""
-        if text := event.value.strip():
-            self.run_worker(self._hear(text), group="hear", exclusive=True)
+        self._text = event.value.strip()
+        self._hear_again()
+
+    def _hear_again(self) -> None:
+        """Let the blend as it is now say what was typed, if anything was."""
+        if self._text:
+            self.run_worker(self._hear(self._text), group="hear", exclusive=True)
 
     async def _hear(self, text: str) -> None:
         agent, weights = self._speaker(), self._weights()
@@ -92,10 +105,11 @@ class Blend(ModalScreen[None]):
             return
         self._say(words("blending …", "$muted"))
         try:
-            blend = AdaptersRequest(op="blend", name=_TRIAL, weights=weights)
+            self._made = True
+            blend = AdaptersRequest(op="blend", name=TRIAL, weights=weights)
             await self.session.request("adapters", blend, "blend")
             await self._speak(
-                SayRequest(agent=agent, text=text, adapter=_TRIAL, ephemeral=True, seed=0)
+                SayRequest(agent=agent, text=text, adapter=TRIAL, ephemeral=True, seed=0)
             )
         except ProtocolError as error:
             self._say(words(str(error), "$error"))
@@ -137,5 +151,13 @@ class Blend(ModalScreen[None]):
             self._say(words(f"Kept as {clean(name)}; swap it in from the list.", "$success"))
 
     def action_close(self) -> None:
-        """Back to the list."""
+        """Back to the list; the mixture that was listened to makes room."""
+        if self._made:
+            self.app.run_worker(self._unload(), group="act")
         self.dismiss(None)
+
+    async def _unload(self) -> None:
+        with suppress(ProtocolError):  # it never came to be, or the server is gone: nothing lost
+            body = AdaptersRequest(op="unload", name=TRIAL)
+            await self.session.request("adapters", body, "unload")
+            await self.session.request("adapters", AdaptersRequest(), "list")

@@ -102,11 +102,12 @@ class Status(Static):
             gap, words(role + ("" if role == "admin" else " (read-only)"), "$muted"),
             gap, (f"{len(store.agents)} agents", "$muted"),
             gap, (f"{speaking} speaking", "$accent" if speaking else "$muted"),
-            gap, (f"{number(rate)} tok/s", "$muted"),
         ]  # fmt: skip
         if connection.num_gaps:
             parts += [gap, (f"{connection.num_gaps} gaps", "$warning")]
-        return Content.assemble(*parts)
+        told = Content.assemble(*parts)
+        more = Content.assemble(told, gap, (f"{number(rate)} tok/s", "$muted"))
+        return more if more.cell_length <= self.app.size.width else told
 
 
 class FilterBar(Input):

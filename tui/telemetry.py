@@ -18,6 +18,7 @@ from tui.pane import Block, Pane
 from tui.text import clean, duration, number, size, words
 
 Sample = float | None
+_FIGURE_WIDTH = 36  # cells for a figure of the gateway's and its name
 _STATE_STYLES = {"ready": "$success", "failed": "$error", "starting": "$warning",
                  "restarting": "$warning", "closed": "$muted"}  # fmt: skip
 _GRAPHS: tuple[tuple[str, str, Callable[[EngineInfo], Sample]], ...] = (
@@ -75,13 +76,13 @@ class TelemetryPage(Page):
                 for index, engine in enumerate(sample.engines)
             ]
             blocks.append(Block(key="memory", content=_memory(sample, width)))
-            blocks.append(Block(key="gateway", content=_gateway(sample)))
+            blocks.append(Block(key="gateway", content=_gateway(sample, width)))
         self.query_one(Pane).show(blocks)
 
     def _engine(self, engine: EngineInfo, width: int, tall: int) -> Content:
         """One engine: a heading, then its graphs side by side."""
         rows = [_heading(engine)]
-        per_row = len(_GRAPHS) if width >= 140 else 2
+        per_row = len(_GRAPHS) if width >= 240 else 2  # a minute at least, where there is room
         cell = (width - 2 * (per_row - 1)) // per_row
         for start in range(0, len(_GRAPHS), per_row):
             graphs = [
@@ -175,8 +176,8 @@ def _memory(sample: StatsReply, width: int) -> Content:
     return Content("\n").join([*rows, Content("")])
 
 
-def _gateway(sample: StatsReply) -> Content:
-    """What the gateway counts."""
+def _gateway(sample: StatsReply, width: int) -> Content:
+    """What the gateway counts, in columns."""
     gateway = sample.gateway
     figures = {
         "up": duration(gateway.uptime_s), "sessions": gateway.sessions,
@@ -186,7 +187,13 @@ def _gateway(sample: StatsReply) -> Content:
         "telemetry events": gateway.published,
         "memory": size(gateway.memory_bytes or None), "descriptors": gateway.descriptors,
     }  # fmt: skip
-    parts: list[Content | tuple[str, str] | str] = [("gateway\n", "bold")]
-    for name, value in figures.items():
-        parts += [(f"{name} ", "$muted"), f"{value}   "]
-    return Content.assemble(*parts)
+    cells = [
+        Content.assemble((f"{name} ", "$muted"), f"{value}").pad_right(
+            max(0, _FIGURE_WIDTH - len(f"{name} {value}"))
+        )
+        for name, value in figures.items()
+    ]
+    per_row = max(1, width // _FIGURE_WIDTH)
+    rows = [Content.styled("gateway", "bold")]
+    rows += [Content("").join(cells[i : i + per_row]) for i in range(0, len(cells), per_row)]
+    return Content("\n").join(rows)

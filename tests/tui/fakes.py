@@ -69,6 +69,8 @@ class FakeWorld:
         self.history: list[admin.LineInfo] = []
         self.used = {name: adapter_of(name) for name in CHARACTERS}
         self.broken = {"damaged"}
+        self.blends: dict[str, dict[str, float]] = {}
+        self.operations: list[str] = []
         self.memories = {
             name: [
                 admin.MemoryInfo(memory=f"{name}-1", kind="heard", now=120.0, importance=0.8,
@@ -212,7 +214,10 @@ class FakeWorld:
 
     def words(self, agent: str, used: AdapterUse | None, body: Any) -> list[str]:
         """The pieces of an answer; the adapter that speaks decides whose words they are."""
-        if agent in CHARACTERS:
+        if used and used.name in self.blends:
+            shares = self.blends[used.name].items()
+            text = " and ".join(f"{share:.0%} {name}" for name, share in shares)
+        elif agent in CHARACTERS:
             text = CHARACTERS[used.name if used and used.name in CHARACTERS else agent][2]
         elif agent in BOOKS:
             text = "The tide turns twice beneath the reading room."
@@ -267,6 +272,9 @@ class FakeWorld:
         rows = {row.name: row for row in self.adapters()}
         if body.op == "list":
             return admin.AdaptersReply(adapters=list(rows.values()))
+        self.operations.append(body.op)
+        if body.op == "blend":
+            self.blends[body.name or ""] = body.weights
         if body.name in self.broken:
             raise Refusal(Code.FAILED, f"adapter {body.name!r} is damaged: model.safetensors ends "
                           "after 20 bytes")  # fmt: skip

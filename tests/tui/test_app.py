@@ -169,6 +169,41 @@ async def test_two_adapters_speak_side_by_side(hosted: Hosted) -> None:
         await console.see("ottavia@1", "pim@2", "lamp oil is under", "lit forty lamps")
 
 
+async def test_a_blend_is_heard_and_heard_anew_when_a_slider_has_moved(hosted: Hosted) -> None:
+    async with console_on(hosted.connection) as console:
+        await console.go(4)
+        await console.see("damaged", "v2 of 2")
+        await console.pilot.press("m")
+        dialog = await console.dialog()
+        await console.pilot.press("left", "left", "down", "right", "right", "tab")
+        await console.until(lambda: isinstance(console.app.focused, Input), "asks")
+        await console.type("who are you")
+        await console.see("80% ottavia and 20% bastiano")
+        await console.pilot.press("shift+tab", "right")
+        await console.see("80% ottavia and 30% bastiano")
+        await console.pilot.press("escape")
+        await console.until(lambda: console.app.screen is not dialog, "closes")
+        await console.until(lambda: hosted.world.operations[-1] == "unload", "makes room")
+        assert set(hosted.world.operations) == {"blend", "unload"}
+
+
+async def test_what_cannot_be_taken_back_by_the_same_key_is_asked_first(hosted: Hosted) -> None:
+    async with console_on(hosted.connection, WIDE) as console:
+        await console.go(4)
+        await console.see("damaged", "v2 of 2")
+        console.page.query_one(Table).move_to("pim")
+        for key, question in (("P", "Promote pim v2 for pim?"), ("R", "Roll pim back"),
+                              ("u", "Unload pim?")):  # fmt: skip
+            for answer in ("n", "y"):
+                await console.pilot.press(key)
+                await console.see(question)
+                dialog = await console.dialog()
+                await console.pilot.press(answer)
+                await console.until(lambda dialog=dialog: console.app.screen is not dialog)  # type: ignore[misc]
+        await console.until(lambda: len(hosted.world.operations) == 3, "all carried out")
+        assert hosted.world.operations == ["promote", "rollback", "unload"]
+
+
 async def test_feedback_reaches_the_server_and_shows_on_the_line(hosted: Hosted) -> None:
     async with console_on(hosted.connection) as console:
         await console.go(2)
