@@ -21,6 +21,7 @@ from torch import Tensor
 from books.card import CARD_NAME, file_digest, read_card, tokenizer_folder
 from books.errors import StudentError
 from books.int8 import dequantize
+from books.stacked import PromptBatch, StackedLinear, prompt_batches
 from engine.architecture import Architecture, read_architecture, rotary_tables
 from engine.config import EngineConfig
 from engine.engine import Engine
@@ -29,7 +30,7 @@ from engine.kv_cache import KVCache
 from engine.loader import LoadedBase, resolve
 from engine.model import Decoder, Layer, Step
 from engine.requests import AdapterInfo, EngineStats, Event, GenerationRequest
-from engine.slots import Run, SlotPlan, StackedLinear
+from engine.slots import Run, SlotPlan
 from engine.template import ChatTemplate
 
 
@@ -183,6 +184,7 @@ class StepSlots:
         self._step: Step | None = None
         self.tokens = torch.empty(0, dtype=torch.long)
         self.wanted = SlotPlan((), self.tokens.device, skip_zero=False)
+        self.prompts: list[PromptBatch] = []
 
     def of(self, step: Step) -> StepSlots:
         """Itself, up to date with the step."""
@@ -195,6 +197,7 @@ class StepSlots:
                 for place, token in enumerate(step.wanted.tolist())
             ]
             self.wanted = SlotPlan(runs, step.rows.device, skip_zero=False)
+            self.prompts = prompt_batches(step.plan.chunks)
         return self
 
 
@@ -216,7 +219,7 @@ def build_decoder(bank: StudentBank, config: Any, cache: KVCache) -> Decoder:
 
     def linear(name: str) -> Any:
         stacked = StackedLinear(bank.stacks[name])
-        return lambda x, step: stacked(x, step.plan)
+        return lambda x, step: stacked(x, step.plan, slots.of(step).prompts)
 
     def embed(token_ids: Tensor, step: Step) -> Tensor:
         return bank.stacks["embed"][slots.of(step).tokens, token_ids]
