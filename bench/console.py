@@ -41,6 +41,7 @@ from protocol.telemetry import LineDelta, LineEnded, LineStarted
 
 DELTAS = 30  # per line, over one second: the pace of a small model
 SIZE = (50, 160)
+SCREENS = ("1", "9", "2", "1", "9")  # agents, log, talk: a round without the console before each
 
 
 class Chatter:
@@ -165,10 +166,10 @@ async def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         await server.start()
         service.publish = server.publish
         rounds = []
-        # digits: the first screen, the log
-        for screen in (None, "1", None, "9", None, "1"):
-            rounds.append(await _round(arguments, connection, screen))
-            print(rounds[-1])
+        for screen in SCREENS:
+            for shown in (None, screen):
+                rounds.append(await _round(arguments, connection, shown))
+                print(rounds[-1], flush=True)
         await server.close()
     return _summary(arguments, rounds)
 
@@ -201,17 +202,23 @@ async def _round(
 
 
 def _summary(arguments: argparse.Namespace, rounds: list[dict[str, Any]]) -> dict[str, Any]:
-    def middle(key: str, with_console: bool) -> float:
-        chosen = [r for r in rounds if (r["screen"] is not None) == with_console]
-        return float(statistics.median(r[key] for r in chosen))
+    """What the console adds, from pairs of neighbouring rounds, beside what chance adds."""
+    without, with_console = rounds[::2], rounds[1::2]
+
+    def compared(key: str) -> dict[str, Any]:
+        added = [b[key] - a[key] for a, b in zip(without, with_console, strict=True)]
+        alone = [r[key] for r in without]
+        return {
+            "without": statistics.median(alone),
+            "without_range": [min(alone), max(alone)],
+            "added": round(statistics.median(added), 2),
+            "added_range": [round(min(added), 2), round(max(added), 2)],
+        }
 
     return {
         "bench": "console", "agents": arguments.agents, "lines_per_s": arguments.lines,
         "deltas_per_line": DELTAS, "cores_most": max(r.get("cores", 0.0) for r in rounds),
-        "latency_ms": {
-            key: {"without": middle(key, False), "with": middle(key, True)}
-            for key in ("p50_ms", "p95_ms", "p99_ms")
-        },
+        "latency": {key: compared(key) for key in ("p50_ms", "p95_ms", "p99_ms")},
         "rounds": rounds,
     }  # fmt: skip
 
@@ -221,7 +228,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--agents", type=int, default=200, help="how many are hosted")
     parser.add_argument("--lines", type=int, default=50, help="lines begun per second")
-    parser.add_argument("--seconds", type=float, default=15.0, help="of each of six rounds")
+    parser.add_argument("--seconds", type=float, default=15.0, help="of each of ten rounds")
     parser.add_argument("--play", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.play is not None:
