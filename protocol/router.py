@@ -115,6 +115,8 @@ class Router:
         self._pending: dict[int, None] = {}  # descriptors in their handshake, oldest first
         self._closed = False
         self._again = False  # a turn is already scheduled
+        self._reading = False  # a turn is under way
+        self._news = False  # the monitor has something to say
         socket = context.socket(zmq.ROUTER)
         self.socket = socket
         socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
@@ -139,7 +141,7 @@ class Router:
         """Bind, start reading, and return the endpoint with its real port."""
         self.socket.bind(endpoint)
         self.loop.add_reader(self.socket.FD, self._read)
-        self.loop.add_reader(self._monitor.FD, self._read)
+        self.loop.add_reader(self._monitor.FD, self._hear)
         bound = str(self.socket.getsockopt_string(zmq.LAST_ENDPOINT))
         self._port = int(bound.rsplit(":", 1)[1])
         return bound
@@ -199,10 +201,11 @@ class Router:
             self.loop.call_later(_RETRY_S, self._retry)
 
     # libzmq's descriptor signals a change, not a state: sending may use the signal up. So after
-    # every send, and after a turn that left messages, look again.
+    # every send outside a turn, and after a turn that left messages, look again. Each look is a
+    # system call; a turn that ends because nothing is left has looked already.
 
     def _check(self) -> None:
-        if not self._again and not self._closed and _readable(self.socket):
+        if not self._reading and not self._again and not self._closed and _readable(self.socket):
             self._again = True
             self.loop.call_soon(self._read)
 
@@ -210,13 +213,23 @@ class Router:
         self._again = False
         if self._closed:
             return
+        self._reading, drained = True, False
         try:
             for _ in range(_TURN):
                 if self._closed or not self._take():
-                    self._watch()  # last: a lost client's last words came before its loss
-                    return
+                    drained = True
+                    break
         finally:
-            self._check()
+            self._reading = False
+            if not drained:
+                self._check()
+            elif self._news:  # last: a lost client's last words came before its loss
+                self._watch()
+
+    def _hear(self) -> None:
+        """The monitor has something to say."""
+        self._news = True
+        self._read()
 
     def _take(self) -> bool:
         """Read one message; frames beyond the third are thrown away. False if there is none."""
@@ -227,7 +240,7 @@ class Router:
         link = self.links.get(routing_id)
         frames: list[bytes] = []
         user, descriptor = "", -1
-        while self.socket.RCVMORE:
+        while self.socket.getsockopt(zmq.RCVMORE):
             if link is not None and not self._authenticated:
                 frame = self.socket.recv()
             else:
@@ -245,6 +258,7 @@ class Router:
 
     def _watch(self) -> None:
         """Read the monitor: which connections have come, said who they are, or gone."""
+        self._news = False
         while not self._closed and _readable(self._monitor):
             event = recv_monitor_message(self._monitor, zmq.DONTWAIT)
             descriptor = int(event["value"])
