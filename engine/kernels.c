@@ -8,7 +8,7 @@
    Layouts (all multiples of the 16 lanes that a vector holds):
      weights   uint8 [out/32][in/4][32][4], value + 128; one scale per output
                FULL: fp32 [out/32][in][32]
-     adapters  Kept A [slots][in][parts * rank], B [slots][rank][out of the part]
+     adapters  Kept A [slots][in][parts * rank], B [slots][out of the part / 16][rank][16]
      keys, values  Kept [rows][kv_heads][time][head_dim] per layer
    Vectors are GCC's, which Clang has too; only the int8 dot product names an instruction set. */
 
@@ -159,13 +159,15 @@ typedef struct {
 } Product;
 
 /* An adapter's share of 16 outputs: rank rows of B times the token's inner values. */
-static inline vf adapt(const Product *p, int64_t token, int64_t part, int64_t column, vf sum) {
-    const int64_t rank = p->model->rank, slot = p->step->slots[token];
-    const int64_t width = p->site->starts[part + 1] - p->site->starts[part];
-    const Kept *b = p->site->b[part] + slot * rank * width + column - p->site->starts[part];
+static inline vf adapt(const Product *p, int64_t token, int64_t part, int64_t column) {
+    const int64_t rank = p->model->rank, start = p->site->starts[part];
+    const int64_t width = p->site->starts[part + 1] - start;
+    const Kept *b = p->site->b[part] + (p->step->slots[token] * width + column - start) * rank;
     const float *inner = p->step->inner + (token * p->site->parts + part) * rank;
-    for (int64_t r = 0; r < rank; r++) sum += inner[r] * load_kept(b + r * width);
-    return sum;
+    vf sum[4] = {{0}, {0}, {0}, {0}};
+    for (int64_t r = 0; r < rank; r += 4)
+        for (int u = 0; u < 4; u++) sum[u] += inner[r + u] * load_kept(b + (r + u) * LANES);
+    return (sum[0] + sum[1]) + (sum[2] + sum[3]);
 }
 
 /* Not inlined: one copy of the code, so one order of rounding, for tiles of any height. */
@@ -180,7 +182,7 @@ static __attribute__((noinline)) vf finish(const Product *p, int64_t token, int6
     if (p->site && p->site->a && p->step->slots[token]) {
         int64_t part = 0;
         while (output >= p->site->starts[part + 1]) part++;
-        sum = adapt(p, token, part, output, sum);
+        sum += adapt(p, token, part, output);
     }
     return sum;
 }
@@ -263,19 +265,31 @@ static void quantize(const Step *s, int64_t token, const float *x, int64_t size)
 }
 #endif
 
-/* inner = x A for the token's slot; four accumulators hide the latency. */
+/* `count` vectors of x A, a constant after inlining; four sums of each hide the latency. */
+static inline __attribute__((always_inline)) void shrink_columns(
+    const float *x, const Kept *a, int64_t size, int64_t width, float *inner, const int count) {
+    vf sum[4][3];
+    for (int c = 0; c < count; c++) sum[0][c] = sum[1][c] = sum[2][c] = sum[3][c] = (vf){0};
+    for (int64_t k = 0; k < size; k += 4)
+        for (int u = 0; u < 4; u++)
+            for (int c = 0; c < count; c++)
+                sum[u][c] += x[k + u] * load_kept(a + (k + u) * width + c * LANES);
+    for (int c = 0; c < count; c++)
+        store(inner + c * LANES, (sum[0][c] + sum[1][c]) + (sum[2][c] + sum[3][c]));
+}
+
+/* inner = x A for the token's slot; three vectors are what q, k and v take at rank 16. */
 static void shrink(const Model *m, const Step *s, const Site *site, int64_t token, const float *x,
                    int64_t size) {
     const int64_t slot = s->slots[token], width = site->parts * m->rank;
     if (!site->a || !slot) return;
     const Kept *a = site->a + slot * size * width;
     float *inner = s->inner + token * width;
-    for (int64_t column = 0; column < width; column += LANES) {
-        vf sum[4] = {{0}, {0}, {0}, {0}};
-        for (int64_t k = 0; k < size; k += 4)
-            for (int u = 0; u < 4; u++) sum[u] += x[k + u] * load_kept(a + (k + u) * width + column);
-        store(inner + column, (sum[0] + sum[1]) + (sum[2] + sum[3]));
-    }
+    int64_t column = 0;
+    for (; column + 3 * LANES <= width; column += 3 * LANES)
+        shrink_columns(x, a + column, size, width, inner + column, 3);
+    for (; column < width; column += LANES)
+        shrink_columns(x, a + column, size, width, inner + column, 1);
 }
 
 static void norm(float *out, const float *x, const float *weight, int64_t size, float eps) {

@@ -149,7 +149,9 @@ def load_base(config: EngineConfig) -> LoadedBase:
     with ExitStack() as stack:
         files = WeightFiles(folder, stack)
         digest = file_digest([folder / "config.json", *files.paths])
-        bank = LoraBank(shape, config.adapter_slots, max_rank, digest, kept, device)
+        bank = LoraBank(
+            shape, config.adapter_slots, max_rank, digest, kept, device, LANES if compiled else 0
+        )
         builder = _Builder(shape, files, config, quantization, dtype, device, bank)
         make = builder.compiled_decoder if compiled else builder.decoder
         decoder = make(tables, cache)

@@ -2,7 +2,8 @@
 
 Per fused product, A is [slots, in, parts * rank] and B one [slots, rank, out] per part, with
 the adapter's scale folded in (Hu et al. 2021: y += scale * B A x). Slot 0 is all zero. An
-adapter is written in place; nothing is rebuilt per batch.
+adapter is written in place; nothing is rebuilt per batch. The C kernels read B in tiles of 16
+outputs, so that a step walks through memory instead of jumping.
 """
 
 from __future__ import annotations
@@ -64,6 +65,9 @@ def _parts(prefix: str, sizes: Sequence[tuple[str, int]]) -> tuple[Part, ...]:
 class LoraBank:
     """Stacked factors of `num_slots` adapters and the empty slot 0.
 
+    Args:
+        tile: outputs per tile of B, as the C kernels read it; 0 for plain rows, as torch does.
+
     Attributes:
         optional: requests may do without an adapter; their tokens are left out of the plan.
         version: counts up when a stack is allocated, as pointers to stacks then change.
@@ -79,14 +83,18 @@ class LoraBank:
         base_digest: str,
         dtype: torch.dtype,
         device: torch.device,
+        tile: int = 0,
     ) -> None:
         self._shape, self.sites = shape, adapter_sites(shape)
         self.num_slots, self.max_rank, self.num_layers = num_slots, max_rank, shape.num_layers
         self._base_digest, self._dtype, self._device = base_digest, dtype, device
+        self._tile = tile
         self.version = 0
         # Memory is taken for a site only once an adapter changes it.
         self.a: dict[str, Tensor] = {}  # [layers, slots + 1, in, parts * max_rank]
-        self.b: dict[str, list[Tensor]] = {}  # one [layers, slots + 1, max_rank, out] per part
+        # One [layers, slots + 1, max_rank, out] per part, or in tiles of outputs for the kernels:
+        # [layers, slots + 1, out / tile, max_rank, tile].
+        self.b: dict[str, list[Tensor]] = {}
 
     def read(self, path: Path) -> LoadedAdapter:
         """Read an adapter that fits.
@@ -160,7 +168,11 @@ class LoraBank:
             layer, rank = int(path.split(".", 1)[0]), a.shape[0]
             first = part_number * self.max_rank
             self.a[site][layer, slot, :, first : first + rank] = a.T
-            self.b[site][part_number][layer, slot, :rank] = b.T
+            stack = self.b[site][part_number][layer, slot]
+            if self._tile:
+                stack[:, :rank] = b.reshape(-1, self._tile, rank).transpose(1, 2)
+            else:
+                stack[:rank] = b.T
 
     def add(self, layer: int, site: str, x: Tensor, y: Tensor, step: Step) -> None:
         """Add every token's own adapter to y [N, out] for x [N, in], in place."""
@@ -201,4 +213,8 @@ class LoraBank:
             return torch.zeros(*lead, *shape, dtype=self._dtype, device=self._device)
 
         self.a[site] = zeros(found.in_size, width)
-        self.b[site] = [zeros(self.max_rank, part.size) for part in found.parts]
+        rank, tile = self.max_rank, self._tile
+        self.b[site] = [
+            zeros(part.size // tile, rank, tile) if tile else zeros(rank, part.size)
+            for part in found.parts
+        ]
