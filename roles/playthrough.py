@@ -98,8 +98,9 @@ class Playthrough:
         return str(place) if place in self.world.spec.places else self.cast[npc].part.place
 
     def present(self, scene: str) -> list[str]:
-        """Characters in a scene."""
-        return [str(npc) for npc in self._present(self.scenes.get(scene, {}))]
+        """Characters in a scene; those whom a reload took out of the world are gone."""
+        found = map(str, self._present(self.scenes.get(scene, {})))
+        return [npc for npc in found if npc in self.cast]
 
     def set_scene(self, scene: str, place: str, present: Iterable[str]) -> None:
         """Open, change or (with nobody in it) close a scene."""

@@ -6,6 +6,7 @@ import pytest
 
 from protocol import administration as admin
 from protocol import messages as wire
+from protocol import play
 from protocol.errors import Refusal
 from roles.manager import Manager
 from tests.roles.test_manager import ask, interrupted, prompt_text, say
@@ -50,6 +51,8 @@ async def test_a_line_being_spoken_outlives_a_reload_and_even_its_character(
     manager: Manager, world_folder: Path
 ) -> None:
     change(world_folder / "npcs" / "anna.toml", "You are brisk", "You are slow")
+    hall = play.SceneRequest(scene="hall", place="hall", present=["anna", "ben"])
+    await ask(manager, "scene", hall)
     body = wire.SayRequest(agent="anna", text="Tell me.", max_tokens=40)
     first = await interrupted(manager, "say", body, lambda: reload(manager))
     assert isinstance(first, wire.SayReply)
@@ -61,7 +64,10 @@ async def test_a_line_being_spoken_outlives_a_reload_and_even_its_character(
     assert isinstance(second, wire.SayReply)
     assert second.text
     assert "anna" not in manager.house.play.cast
-    assert (await say(manager, "Hello?", agent="ben")).text
+    scene = wire.ConverseRequest(scene="hall", text="Hello?", max_lines=2)
+    (*_, answer) = await ask(manager, "converse", scene)
+    assert isinstance(answer, wire.ConverseReply)
+    assert [line.agent for line in answer.lines] == ["ben"]
 
 
 async def test_checking_alone_changes_nothing(manager: Manager, world_folder: Path) -> None:
