@@ -6,10 +6,18 @@ Training rows and live requests are rendered here alike. A book's reply is one l
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from engine.requests import Message, Segment
+
+
+# Words that stand for what was spoken of before.
+_POINTING = frozenset(
+    ("he", "she", "it", "they", "him", "her", "them", "his", "hers", "its", "their", "theirs")
+    + ("this", "that", "these", "those", "there", "then", "one", "ones")
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,6 +97,12 @@ def book_messages(
         turns = (book_turn((), before[0]), Message(role="assistant", segments=(spoken,)))
     asked = book_turn(evidence.passages, question, evidence.hints())
     return (book_system(title, author), *turns, asked)
+
+
+def refers_back(question: str) -> bool:
+    """Whether a question can only be understood after the one before it: "And where is it?"."""
+    words = re.findall(r"[a-z]+", question.lower())
+    return words[:1] == ["and"] or not _POINTING.isdisjoint(words)
 
 
 def answer_reply(words: str) -> str:

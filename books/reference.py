@@ -19,9 +19,11 @@ from books.errors import FactsError
 from books.facts import Fact, Facts, facts_path, fold, own_facts, read_facts, source_passages
 from books.prompt import Evidence, Note
 from books.retrieval import PassageIndex, content_words
+from books.scores import word_f1
 
 NUM_NOTES = 3  # with three, nine in ten held-out questions are shown their fact
 _WEIGHTS = "1.0, 0.5, 0.3"  # question, answer, passage: best on questions left out of the index
+_SAME = 0.6  # word overlap from which an answer tells a fact
 _SHARES = (1.0, 0.5, 0.25, 0.125)  # of a fact's questions, nearest first, in its score
 
 
@@ -31,13 +33,26 @@ class Found:
 
     Attributes:
         facts: nearest first.
+        sources: of each of these facts, the passage that tells it.
         passages: of the text, best first; empty where nothing shares a word with the question.
         evidence: what of it the model is shown.
     """
 
     facts: tuple[Fact, ...]
+    sources: tuple[Passage, ...]
     passages: tuple[Passage, ...]
     evidence: Evidence
+
+    def rests_on(self, words: str) -> tuple[Passage, ...]:
+        """The passages that an answer in these words rests on.
+
+        Where it says what a fact that was shown says, that is this fact's own; else all shown.
+        """
+        likeness = [word_f1(words, fact.answer) for fact in self.facts]
+        best = max(likeness, default=0.0)
+        if best < _SAME:
+            return self.passages
+        return (self.sources[likeness.index(best)],)
 
 
 class Reference:
@@ -75,7 +90,8 @@ class Reference:
         facts = tuple(fact for _, fact in nearest)
         hits = [hit.passage for hit in self._texts.search(question)]
         # Beside notes one passage is enough: the one that the nearest fact rests on.
-        passages = ([self._sources[facts[0].id]] if facts else []) + hits
+        sources = tuple(self._sources[fact.id] for fact in facts)
+        passages = [*sources[:1], *hits]
         shown = list(dict.fromkeys(passages))[: 1 if facts else 2]
         elsewhere, nowhere = self._strangers(words, facts, hidden)
         evidence = Evidence(
@@ -84,7 +100,7 @@ class Reference:
             elsewhere=elsewhere,
             nowhere=nowhere,
         )
-        return Found(facts=facts, passages=tuple(shown), evidence=evidence)
+        return Found(facts=facts, sources=sources, passages=tuple(shown), evidence=evidence)
 
     def _nearest(self, words: Sequence[str], hidden: str) -> list[tuple[str, Fact]]:
         """The best facts, each with its annotated question that scores highest."""

@@ -11,7 +11,7 @@ import random
 from pathlib import Path
 
 from books.book import Page
-from books.prompt import book_messages
+from books.prompt import book_messages, refers_back
 from books.reference import Found, open_book
 from engine.requests import Message
 from roles.errors import LineError
@@ -48,13 +48,25 @@ class BookOnShelf:
         self._store.set(f"bookmark:{self.book.name}:{reader}", number + 1)
         return self.book.pages[number - 1]
 
-    def find(self, question: str) -> Found:
-        """What a question may rest on."""
-        return self._reference.find(question)
+    def answered(self, reader: str, question: str) -> tuple[str, str] | None:
+        """The reader's last question with its whole reply, if this question refers to them."""
+        last = self._store.get(f"answered:{self.book.name}:{reader}", None)
+        return (last[0], last[1]) if last and refers_back(question) else None
 
-    def prompt(self, question: str, found: Found) -> tuple[Message, ...]:
+    def remember(self, reader: str, question: str, reply: str) -> None:
+        """Keep the last question that was answered, so that the next may refer to it."""
+        self._store.set(f"answered:{self.book.name}:{reader}", [question, reply])
+
+    def find(self, question: str, before: tuple[str, str] | None) -> Found:
+        """What a question may rest on, searched together with the one it refers to."""
+        return self._reference.find(f"{before[0]} {question}" if before else question)
+
+    def prompt(
+        self, question: str, found: Found, before: tuple[str, str] | None
+    ) -> tuple[Message, ...]:
         """What its model sees."""
-        return book_messages(self.book.title, self.book.author, found.evidence, question)
+        book = self.book
+        return book_messages(book.title, book.author, found.evidence, question, before)
 
     def abstention(self, seed: int) -> str:
         """One of its sentences for what it doesn't tell."""

@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import replace
 
+from books.prompt import answer_reply
 from protocol import messages as wire
 from roles.engines import Engine
 from roles.house import House
@@ -28,7 +29,9 @@ class Question:
         self.house, self.body = house, body
         self.book = house.book(body.agent)
         self.engine = house.engine_of(body.agent)
-        self.found = self.book.find(body.text)
+        self.asker = body.conversation or body.speaker
+        self.before = self.book.answered(self.asker, body.text)
+        self.found = self.book.find(body.text, self.before)
         self.reader = ReplyReader()
         self.line = Line(
             id=house.play.next_line(),
@@ -86,7 +89,7 @@ class Question:
         line, body = self.line, self.body
         seed = self.house.play.seed(line.id) if body.seed is None else body.seed
         engine = self.engine
-        line.prompt = self.book.prompt(body.text, self.found)
+        line.prompt = self.book.prompt(body.text, self.found, self.before)
         if engine is None:
             line.cause = "this world has no [tiers.book] table"
             return
@@ -123,9 +126,11 @@ class Question:
 
     def _reply(self) -> wire.AskReply:
         abstained = self.reader.mood == UNKNOWN
+        if not abstained and not self.body.ephemeral:
+            self.book.remember(self.asker, self.body.text, answer_reply(self.line.text))
         passages = [
             wire.Passage(book=self.body.agent, page=passage.page, text=passage.text)
-            for passage in self.found.passages
+            for passage in self.found.rests_on(self.line.text)
         ]
         return wire.AskReply.model_validate(
             {

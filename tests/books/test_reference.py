@@ -59,3 +59,10 @@ def test_a_book_too_short_to_be_asked_can_still_be_read(tmp_path: Path) -> None:
         (),
         ("It rained.",),
     )
+
+
+def test_an_answer_rests_on_the_passage_of_the_fact_it_tells(book_path: Path) -> None:
+    found = reference_of(book_path).find("How deep is the well, and who is its keeper?")
+    told = found.rests_on("The keeper is a boy named Anselm Pike.")
+    assert ["Anselm Pike" in passage.text for passage in told] == [True]
+    assert found.rests_on("Nothing of the kind.") == found.passages
