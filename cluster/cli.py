@@ -23,15 +23,14 @@ def register(app: typer.Typer) -> None:
 def up(
     nodes: Annotated[int, typer.Option(min=1, help="Node processes.")] = 3,
     cpus: Annotated[int, typer.Option(min=1, help="Cores that each node gives.")] = 1,
-    port: Annotated[int, typer.Option(help="Of the head; 0: any free.")] = 0,
     as_json: _Json = False,
 ) -> None:
     """Start a cluster of node processes on loopback; `down` ends it."""
     from cluster.trial import up as start
 
-    trial = start(nodes, cpus, port)
+    trial = start(nodes, cpus)
     if as_json:
-        print(json.dumps({"address": trial.address, "pids": trial.pids}))
+        print(json.dumps({"address": trial.address, "pid": trial.pid}))
     else:
         print(f"{nodes} nodes at {trial.address}; in world.toml: replicas.address = ", end="")
         print(f'"{trial.address}"')

@@ -30,6 +30,9 @@ from engine.wire import HEADER, pack_command, pack_setup, unpack_report
 
 log = logging.getLogger("biblioteca.cluster")
 NAMESPACE = "biblioteca"
+# Ray's switch for systems where it keeps to one machine: 127.0.0.1 then stays what it is, and
+# nodes listen there alone. Otherwise Ray puts this machine's outer address in its place.
+LOOPBACK_ONLY = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 _connecting = threading.Lock()
 _numbers = itertools.count(1)
 
@@ -77,6 +80,8 @@ def connect(address: str) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Calls to an actor that died: their end is told through its reports.
     os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
+    if address.startswith("127."):
+        os.environ.update(LOOPBACK_ONLY)  # read when Ray is imported
     try:
         import ray
     except ImportError:

@@ -67,7 +67,8 @@ class RayBackend:
         self._links: list[ReplicaLink] = []
         self._gone = 0  # restarts of links that are no more
         self._loaded: dict[str, Loaded] = {}
-        self._where: dict[str, ReplicaLink] = {}
+        self._where: dict[str, ReplicaLink | None] = {}  # None: between two replicas
+        self._cancelled: set[str] = set()  # while they were between two
         self._changed = asyncio.Event()
         self._failure = ""
         self._closed = False
@@ -111,37 +112,28 @@ class RayBackend:
 
     async def submit(self, request: GenerationRequest) -> AsyncIterator[Event]:
         """Run a request (see Backend.submit); where every replica is full it ends as "busy"."""
-        if request.request_id in self._where:
-            yield lost(
-                request.request_id, f"a request named {request.request_id!r} is already running"
-            )
+        name = request.request_id
+        if name in self._where:
+            yield lost(name, f"a request named {name!r} is already running")
             return
-        clock = asyncio.get_running_loop().time
-        began_s, started, said = clock(), False, False
-        for last in (False, True):
-            link = self._choose(self._links, request)
-            if link is None:
-                yield self._no_room(request)
-                return
-            restarts = link.restarts
-            async with aclosing(self._speak(link, request)) as events:
+        self._where[name] = None
+        try:
+            async with aclosing(self._try_twice(request)) as events:
                 async for event in events:
-                    died = isinstance(event, Finished) and link.restarts > restarts
-                    if died and not said and not last and await self._another(request, began_s):
-                        break
-                    if isinstance(event, Started) and started:
-                        continue  # of the first try; it was shown the same
-                    started, said = started or isinstance(event, Started), said or _speaks(event)
                     yield event
-                else:
-                    return
-            request = self._again(request, clock() - began_s)
-            began_s = clock()
+        finally:
+            del self._where[name]
+            self._cancelled.discard(name)
 
     async def cancel(self, request_id: str) -> bool:
         """Stop a request within one step; False if it is not live."""
-        link = self._where.get(request_id)
-        return link is not None and link.state == "ready" and await link.cancel(request_id)
+        if request_id not in self._where:
+            return False
+        link = self._where[request_id]
+        if link is None or link.state != "ready":
+            self._cancelled.add(request_id)
+            return True
+        return await link.cancel(request_id)
 
     async def load_adapter(self, name: str, path: Path, *, pinned: bool = False) -> AdapterInfo:
         """Load it on one replica now, on others when they first need it."""
@@ -184,6 +176,21 @@ class RayBackend:
         total["last_step_age_s"] = min(one.last_step_age_s for one in found)
         return EngineStats(**total)
 
+    async def tend(self) -> None:
+        """One look at load and nodes; it happens every second by itself."""
+        staying = [link for link in self._links if not link.leaving]
+        draining = await asyncio.to_thread(draining_nodes)
+        for link in staying:
+            if link.node in draining:
+                log.warning("%s leaves its node, which is drained", link.seat.name)
+                self._beside(self._substitute(link))
+        wanted = self._wanted(len(staying), sum(link.seat.live for link in staying))
+        if wanted > len(staying):
+            await self._add()
+        elif wanted < len(staying):
+            self._beside(self._retire(min(staying, key=lambda link: link.seat.live)))
+        self._refused = False
+
     async def replace_all(self) -> None:
         """Drain and replace every replica, one after another: a change of version without a gap."""
         for link in list(self._links):
@@ -204,6 +211,30 @@ class RayBackend:
 
     # Requests
 
+    async def _try_twice(self, request: GenerationRequest) -> AsyncGenerator[Event, None]:
+        """Run it; once more if its replica dies before a word was said."""
+        clock = asyncio.get_running_loop().time
+        began_s, started, said = clock(), False, False
+        for last in (False, True):
+            link = self._choose(self._links, request)
+            if link is None:
+                yield self._no_room(request)
+                return
+            restarts = link.restarts
+            async with aclosing(self._speak(link, request)) as events:
+                async for event in events:
+                    died = isinstance(event, Finished) and link.restarts > restarts
+                    if died and not said and not last and await self._another(request, began_s):
+                        break
+                    if isinstance(event, Started) and started:
+                        continue  # of the first try; it was shown the same
+                    started = started or isinstance(event, Started)
+                    said = said or (isinstance(event, Delta) and bool(event.text))
+                    yield event
+                else:
+                    return
+            request = self._again(request, clock() - began_s)
+
     async def _speak(
         self, link: ReplicaLink, request: GenerationRequest
     ) -> AsyncGenerator[Event, None]:
@@ -223,7 +254,7 @@ class RayBackend:
             yield lost(request.request_id, str(error))
         finally:
             link.seat.live -= 1
-            self._where.pop(request.request_id, None)
+            self._where[request.request_id] = None
             self._changed.set()  # somebody may wait for a drained replica
 
     def _choose(
@@ -241,7 +272,7 @@ class RayBackend:
                 await self.wait_ready()
         except (TimeoutError, EngineError):
             return False
-        return True
+        return request.request_id not in self._cancelled
 
     def _again(self, request: GenerationRequest, spent_s: float) -> GenerationRequest:
         log.warning("%s is sent to another replica: no word was said", request.request_id)
@@ -281,28 +312,13 @@ class RayBackend:
             await self._add()
         while True:
             await asyncio.sleep(_TEND_S)
-            await self._tend()
+            await self.tend()
 
     async def _add(self) -> ReplicaLink:
         link = ReplicaLink(self._config, self._factory, self._pool.placement, self._changed.set)
         self._links.append(link)
         await link.start()
         return link
-
-    async def _tend(self) -> None:
-        """One look at load and nodes."""
-        staying = [link for link in self._links if not link.leaving]
-        draining = await asyncio.to_thread(draining_nodes)
-        for link in staying:
-            if link.node in draining:
-                log.warning("%s leaves its node, which is drained", link.seat.name)
-                self._beside(self._substitute(link))
-        wanted = self._wanted(len(staying), sum(link.seat.live for link in staying))
-        if wanted > len(staying):
-            await self._add()
-        elif wanted < len(staying):
-            self._beside(self._retire(min(staying, key=lambda link: link.seat.live)))
-        self._refused = False
 
     def _beside(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(work)
@@ -350,7 +366,3 @@ def _joined(one: AdapterInfo | None, other: AdapterInfo) -> AdapterInfo:
         resident=one.resident or other.resident,
         num_running=one.num_running + other.num_running,
     )
-
-
-def _speaks(event: Event) -> bool:
-    return isinstance(event, Delta) and bool(event.text)

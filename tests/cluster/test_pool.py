@@ -1,244 +1,229 @@
-"""Real clusters of three node processes on this machine: `make test-cluster`."""
+"""What the pool does with its replicas, on replicas in this process; tests/cluster/test_ray.py
+has real ones."""
 
 from __future__ import annotations
 
 import asyncio
-import os
-from collections import Counter
-from collections.abc import AsyncIterator, Iterator
-from dataclasses import replace
+from collections.abc import AsyncIterator, Callable
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cluster.link import Placement
-from cluster.parcel import describe
+from cluster import pool as pools
+from cluster.link import Loaded, Placement
 from cluster.pool import PoolConfig, RayBackend
-from cluster.replica import Replica
-from engine.backend import Backend, InlineBackend
+from cluster.routing import Seat
+from engine.backend import InlineBackend, State
 from engine.config import EngineConfig
-from engine.errors import AdapterError, BackendError
-from engine.requests import Delta, Finished, GenerationRequest, SamplingParams, Started
+from engine.requests import (
+    AdapterInfo,
+    Delta,
+    Event,
+    Finished,
+    GenerationRequest,
+    SamplingParams,
+    Started,
+)
+from engine.service import Command
 
-ray = pytest.importorskip("ray", reason="Ray is not installed: pip install .[cluster]")
-# On a busy machine Ray's own processes start slowly; by default it gives up after seconds.
-PATIENCE = {
-    "RAY_agent_register_timeout_ms": "300000",
-    "RAY_raylet_start_wait_time_s": "300",
-    "RAY_worker_register_timeout_seconds": "300",
-    "RAY_USAGE_STATS_ENABLED": "0",
-}
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.timeout(600),
-    pytest.mark.filterwarnings("ignore"),  # Ray's own
-]
+NUMBERS = count(1)
+LONG = 100_000
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Any]:
-    """A head without cores of its own and two nodes with room for two replicas each."""
-    os.environ |= PATIENCE
-    from ray.cluster_utils import Cluster
+class Replica(InlineBackend):
+    """A link whose actor is a thread here; `die` takes it away and starts another one."""
 
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-    for _ in range(2):
-        made.add_node(num_cpus=2)
-    yield made
-    ray.shutdown()
-    made.shutdown()
+    def __init__(
+        self, config: EngineConfig, factory: str, placement: Placement, changed: Callable[[], None]
+    ) -> None:
+        super().__init__(config, factory)
+        limit = config.max_rows + placement.waiting
+        self.seat = Seat(name=f"r{next(NUMBERS)}", slots=config.adapter_slots, limit=limit)
+        self.node, self.leaving, self._tell = self.seat.name, False, changed
+        self.held: dict[str, Loaded] = {}
 
+    @property
+    def failure(self) -> Exception | None:
+        return self._failure
 
-def engine_config(base: Path, **settings: Any) -> EngineConfig:
-    return EngineConfig(base=str(base), quantization="int8", threads=1, **settings)
+    def leave(self) -> None:
+        self.leaving, self.seat.open = True, False
 
+    async def hold(self, name: str, loaded: Loaded) -> AdapterInfo | None:
+        if self.held.get(name) is loaded:
+            return None
+        self.held[name] = loaded
+        return AdapterInfo(
+            name=name,
+            digest="d",
+            path="/there",
+            resident=True,
+            pinned=loaded.pinned,
+            rank=1,
+            size_bytes=1,
+        )
 
-def backend_of(cluster: Any, config: EngineConfig, store: Path, **settings: Any) -> RayBackend:
-    placement = Placement(cpus=1, waiting=settings.pop("waiting", 32), store=str(store / "parcels"))
-    settings = {"least": 2, "most": 2, **settings}
-    return RayBackend(config, PoolConfig(address=cluster.address, placement=placement, **settings))
+    async def drop(self, name: str) -> None:
+        self.held.pop(name, None)
+
+    async def die(self) -> None:
+        self.restarts += 1
+        self._fall("restarting", "its node is gone")
+        self._service.put(Command(0, "close"))
+        await self.start()
+
+    def _enter(self, state: State) -> None:
+        super()._enter(state)
+        self.seat.open = state == "ready" and not self.leaving
+        self._tell()
 
 
 @pytest.fixture
-async def backend(cluster: Any, base: Path, tmp_path: Path) -> AsyncIterator[RayBackend]:
-    made = backend_of(cluster, engine_config(base), tmp_path)
-    await made.start()
-    await all_ready(made)
-    yield made
-    await made.close()
+async def make(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> AsyncIterator[Callable[..., Any]]:
+    monkeypatch.setattr(pools, "ReplicaLink", Replica)
+    monkeypatch.setattr(pools, "connect", lambda address: None)
+    monkeypatch.setattr(pools, "draining_nodes", frozenset)
+    monkeypatch.setattr(pools, "_TEND_S", 3600.0)  # tests look themselves
+    made: list[RayBackend] = []
+
+    async def ready(least: int = 2, most: int = 2, **settings: Any) -> RayBackend:
+        placement = Placement(waiting=settings.pop("waiting", 16))
+        config = EngineConfig(base=str(tmp_path), **settings)
+        pool = PoolConfig(least=least, most=most, placement=placement)
+        backend = RayBackend(config, pool, "tests.engine.toy:build_toy")
+        made.append(backend)
+        await backend.start()
+        await backend.wait_ready()
+        await asyncio.gather(*(link.wait_ready() for link in backend.replicas))
+        return backend
+
+    yield ready
+    for backend in made:
+        await backend.close()
 
 
-async def all_ready(backend: RayBackend) -> None:
-    await backend.wait_ready()
-    await asyncio.gather(*(link.wait_ready() for link in backend.replicas))
+def asked(name: str, max_tokens: int = 3, **settings: Any) -> GenerationRequest:
+    sampling = SamplingParams(max_tokens=max_tokens)
+    return GenerationRequest(request_id=name, prompt=name, sampling=sampling, **settings)
 
 
-def asked(name: str, **settings: Any) -> GenerationRequest:
-    own = {key: settings.pop(key) for key in ("adapter", "deadline_ms") if key in settings}
-    sampling = SamplingParams(**{"max_tokens": 24, "ignore_eos": True, **settings})
-    return GenerationRequest(
-        request_id=name, prompt=f"Good evening, {name}.", sampling=sampling, **own
-    )
+async def collect(backend: RayBackend, request: GenerationRequest) -> list[Event]:
+    return [event async for event in backend.submit(request)]
 
 
-async def collect(backend: Backend, request: GenerationRequest) -> tuple[str, Finished]:
-    events = [event async for event in backend.submit(request)]
-    assert isinstance(events[-1], Finished)
-    assert sum(isinstance(event, Started) for event in events) <= 1
-    assert sum(isinstance(event, Finished) for event in events) == 1
-    return "".join(event.text for event in events if isinstance(event, Delta)), events[-1]
+def end(events: list[Event]) -> Finished:
+    (last,) = [event for event in events if isinstance(event, Finished)]
+    assert events[-1] is last
+    return last
 
 
-async def test_words_are_those_of_one_engine(
-    backend: RayBackend, base: Path, adapter: Path
-) -> None:
-    alone = InlineBackend(engine_config(base))
-    await alone.start()
-    await alone.wait_ready()
-    loaded = [await each.load_adapter("voice", adapter) for each in (alone, backend)]
-    assert loaded[0].digest == loaded[1].digest
-    assert loaded[1].path == str(adapter)
-    requests = [asked(str(n), adapter="voice" if n % 2 else None, seed=n) for n in range(12)]
-    here = await asyncio.gather(*(collect(alone, each) for each in requests))
-    there = await asyncio.gather(*(collect(backend, each) for each in requests))
-    assert [text for text, _ in there] == [text for text, _ in here]
-    assert all(len(link.seat.talks._keys) > 0 for link in backend.replicas)  # both had a part
-    assert (await backend.stats()).num_completion_tokens == 12 * 24
-    assert [info.name for info in await backend.adapters()] == ["voice"]
-    await alone.close()
-
-
-async def test_cancel_close_and_deadline_reach_the_replica(backend: RayBackend) -> None:
-    stream = backend.submit(asked("left", max_tokens=400))
-    await anext(stream)
-    await stream.aclose()  # type: ignore[attr-defined]  # an async generator underneath
-    stream = backend.submit(asked("cancelled", max_tokens=400))
-    await anext(stream)
-    assert await backend.cancel("cancelled")
-    events = [event async for event in stream]
-    assert isinstance(events[-1], Finished)
-    assert events[-1].reason == "cancelled"
-    _, last = await collect(backend, asked("late", max_tokens=400, deadline_ms=5))
-    assert last.reason == "expired"
-    await idle(backend)
-
-
-async def idle(backend: RayBackend) -> None:
-    """Return when no replica has anything left; the test's time limit ends it otherwise."""
+async def speaker(backend: RayBackend) -> Any:
+    """The replica that has a line on it, as soon as one has."""
     while True:
-        stats = await backend.stats()
-        if stats.num_running == stats.num_waiting == 0:
-            break
-        await asyncio.sleep(0.05)
-    assert [link.seat.live for link in backend.replicas] == [0] * len(backend.replicas)
+        for link in backend.replicas:
+            if link.seat.live:
+                return link
+        await asyncio.sleep(0)
 
 
-async def test_what_cannot_run_is_told_in_a_sentence(backend: RayBackend, tmp_path: Path) -> None:
-    _, last = await collect(backend, asked("lost", adapter="nobody"))
-    assert "no adapter named 'nobody'" in (last.error or "")
-    with pytest.raises(AdapterError, match="no folder"):
-        await backend.load_adapter("none", tmp_path / "none")
-    with pytest.raises(AdapterError, match=r"adapter_config\.json"):
-        await backend.load_adapter("none", tmp_path)
-    elsewhere = RayBackend(EngineConfig(base="x"), PoolConfig(address="auto", least=1))
-    assert elsewhere.state == "starting"
+async def test_a_line_that_said_nothing_is_spoken_by_another_replica(make: Any) -> None:
+    backend = await make()
+    line = asyncio.create_task(collect(backend, asked("a")))
+    link = await speaker(backend)
+    await link.die()
+    events = await line
+    assert end(events).reason == "length"
+    assert sum(isinstance(event, Started) for event in events) == 1
+    assert "".join(e.text for e in events if isinstance(e, Delta)) == "3 2 1 "
+    assert backend.restarts == 1
+    assert [link.seat.live for link in backend.replicas] == [0, 0]
 
 
-async def test_full_replicas_are_busy_at_once(cluster: Any, base: Path, tmp_path: Path) -> None:
-    config = engine_config(base, max_rows=1)
-    backend = backend_of(cluster, config, tmp_path, waiting=0, least=1, most=1)
-    await backend.start()
-    await backend.wait_ready()
-    stream = backend.submit(asked("long", max_tokens=400))
+async def test_a_line_that_had_begun_ends_with_a_reason(make: Any) -> None:
+    backend = await make()
+    stream = backend.submit(asked("a", LONG))
+    events = [await anext(stream)]
+    while not isinstance(events[-1], Delta):
+        events.append(await anext(stream))
+    await (await speaker(backend)).die()
+    events += [event async for event in stream]
+    assert end(events).reason == "error"
+    assert "its node is gone" in (end(events).error or "")
+    assert backend.state == "ready"
+
+
+async def test_a_line_is_tried_twice_at_most(make: Any, caplog: pytest.LogCaptureFixture) -> None:
+    backend = await make(least=1, most=1)
+    line = asyncio.create_task(collect(backend, asked("a")))
+    await (await speaker(backend)).die()
+    while "is sent to another replica" not in caplog.text:
+        await asyncio.sleep(0)
+    await (await speaker(backend)).die()
+    assert end(await line).reason == "error"
+    assert backend.restarts == 2
+
+
+async def test_a_line_cancelled_between_two_replicas_is_not_spoken(make: Any) -> None:
+    backend = await make(least=1, most=1)
+    line = asyncio.create_task(collect(backend, asked("a", LONG)))
+    await (await speaker(backend)).die()
+    assert await backend.cancel("a")
+    assert end(await line).reason in ("error", "cancelled")
+    assert not await backend.cancel("a")
+
+
+async def test_replicas_follow_the_load(make: Any) -> None:
+    backend = await make(least=1, most=2, max_rows=1, waiting=0)
+    stream = backend.submit(asked("a", LONG))
     await anext(stream)
-    _, last = await collect(backend, asked("more"))
-    assert last.reason == "busy"
-    assert "every replica is full" in (last.error or "")
-    await stream.aclose()  # type: ignore[attr-defined]  # an async generator underneath
-    await backend.close()
+    refused = end(await collect(backend, asked("b")))
+    assert refused.reason == "busy"
+    await backend.tend()
+    assert len(backend.replicas) == 2
+    await backend.replicas[1].wait_ready()
+    assert end(await collect(backend, asked("c"))).reason == "length"
+    await stream.aclose()
+    for _ in range(pools._IDLE_TENDINGS):
+        assert len(backend.replicas) == 2
+        await backend.tend()
+    while len(backend.replicas) > 1:
+        await asyncio.sleep(0)
+    await backend.tend()
+    assert len(backend.replicas) == 1
 
 
-async def test_content_travels_and_is_verified(
-    cluster: Any, adapter: Path, tmp_path: Path, backend: RayBackend
+async def test_a_drained_node_ends_its_lines_and_gets_no_more(
+    make: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    actor = ray.remote(Replica).options(num_cpus=0).remote(str(tmp_path / "store"))
-    here = describe(adapter)
-    foreign = replace(here, root="/nowhere").pack()  # as on another machine
-    assert await actor.find.remote(foreign) == ""
-    contents = [(Path(here.root) / name).read_bytes() for name, _ in here.files]
-    kept = Path(await actor.keep.remote(foreign, [ray.put(content) for content in contents]))
-    assert kept == tmp_path / "store" / here.digest / here.entry
-    assert await actor.find.remote(foreign) == str(kept)
-    assert describe(kept).digest == here.digest
-    wrong = [ray.put(content + b"!") for content in contents]
-    with pytest.raises(BackendError, match="did not arrive as it was sent"):
-        await actor.keep.remote(foreign, wrong)
-    next(kept.iterdir()).write_bytes(b"damaged")
-    assert await actor.find.remote(foreign) == ""
-    ray.kill(actor)
-
-
-async def test_an_engine_that_falls_or_hangs_is_replaced(cluster: Any, tmp_path: Path) -> None:
-    placement = Placement(cpus=1, store=str(tmp_path / "parcels"))
-    pool = PoolConfig(address=cluster.address, placement=placement)
-    config = EngineConfig(base=str(tmp_path), hang_s=1)
-    backend = RayBackend(config, pool, "tests.engine.toy:build_toy")
-    await backend.start()
-    await backend.wait_ready()
-    _, last = await collect(backend, asked("doomed"))
-    assert "no memory for a step" in (last.error or "")
-    assert backend.restarts == 2  # it was tried once more: nothing was said
-    await backend.wait_ready()
-    _, last = await collect(backend, asked("sleepy"))
-    assert last.reason == "error"
-    assert backend.restarts == 4
-    await backend.wait_ready()
-    text, _ = await collect(backend, asked("well", max_tokens=2))
-    assert text == "2 1 "
-    await backend.close()
-
-
-async def test_replicas_are_replaced_under_load_without_a_broken_stream(
-    backend: RayBackend,
-) -> None:
-    before = {link.seat.name for link in backend.replicas}
-    talking = [
-        asyncio.create_task(collect(backend, asked(f"t{n}", max_tokens=200))) for n in range(8)
-    ]
-    await asyncio.sleep(0)
-    await backend.replace_all()
-    assert {last.reason for _, last in await asyncio.gather(*talking)} == {"length"}
-    assert before.isdisjoint(link.seat.name for link in backend.replicas)
+    backend = await make()
+    stream = backend.submit(asked("a", 200))
+    await anext(stream)
+    old = await speaker(backend)
+    monkeypatch.setattr(pools, "draining_nodes", lambda: frozenset({old.node}))
+    await backend.tend()
+    while len(backend.replicas) < 3:
+        await asyncio.sleep(0)
+    assert not old.seat.open
+    assert end([event async for event in stream]).reason == "length"
+    while old in backend.replicas:
+        await asyncio.sleep(0)
     assert len(backend.replicas) == 2
     assert backend.restarts == 0
 
 
-async def test_a_node_killed_under_64_streams(cluster: Any, base: Path, tmp_path: Path) -> None:
-    backend = backend_of(cluster, engine_config(base), tmp_path, waiting=64)
-    await backend.start()
-    await all_ready(backend)
-    before = await collect(backend, asked("same", seed=9))
-    streams = [
-        asyncio.create_task(collect(backend, asked(f"s{n}", max_tokens=120))) for n in range(64)
-    ]
-    while (await backend.stats()).num_completion_tokens < 200:
-        await asyncio.sleep(0.02)
-    victim = next(node for node in cluster.worker_nodes if node.node_id == backend.replicas[0].node)
-    await asyncio.to_thread(cluster.remove_node, victim, False)
-    ends = Counter(last.reason for _, last in await asyncio.gather(*streams))
-    assert set(ends) <= {"length", "error"}
-    assert ends["length"] > 0
-    assert backend.state == "ready"
-    assert backend.restarts >= 1
-    assert await collect_text(backend, "same") == before[0]
-    await all_ready(backend)
-    await idle(backend)
-    await backend.close()
-    cluster.add_node(num_cpus=2)
-
-
-async def collect_text(backend: RayBackend, name: str) -> str:
-    text, last = await collect(backend, asked(name, seed=9))
-    assert last.reason == "length"
-    return text
+async def test_adapters_reach_a_replica_when_it_first_needs_them(make: Any) -> None:
+    backend = await make(max_rows=4)
+    info = await backend.load_adapter("anna", Path("/here"))
+    assert (info.path, info.version) == ("/here", 1)
+    assert sum("anna" in link.held for link in backend.replicas) == 1
+    lines = [asked(f"n{n}", 50, adapter="anna") for n in range(12)]
+    ends = await asyncio.gather(*(collect(backend, each) for each in lines))
+    assert {end(events).reason for events in ends} == {"length"}
+    assert all("anna" in link.held for link in backend.replicas)  # one alone was too busy
+    assert (await backend.load_adapter("anna", Path("/here"))).version == 2
+    await backend.unload_adapter("anna")
+    assert not any(link.held for link in backend.replicas)
