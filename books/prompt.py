@@ -12,11 +12,9 @@ from dataclasses import dataclass
 
 from engine.requests import Message, Segment
 
-
 # Words that stand for what was spoken of before.
 _POINTING = frozenset(
-    ("he", "she", "it", "they", "him", "her", "them", "his", "hers", "its", "their", "theirs")
-    + ("this", "that", "these", "those", "there", "then", "one", "ones")
+    "he she it they him her them his hers its their theirs this these those".split()  # noqa: SIM905
 )
 
 
