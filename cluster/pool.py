@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Sequence,
+)
 from contextlib import aclosing
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import cast
+from typing import TypeVar, cast
 
 from cluster.link import Loaded, Placement, ReplicaLink, connect, draining_nodes
 from cluster.routing import Route, choose
@@ -29,6 +35,7 @@ from engine.requests import (
 log = logging.getLogger("biblioteca.cluster")
 _TEND_S = 1.0
 _BUSY_SHARE = 0.8  # of all rows in use: time for another replica
+_Answer = TypeVar("_Answer")
 _IDLE_TENDINGS = 30  # seconds in a row that one replica less would do
 
 
@@ -157,9 +164,8 @@ class RayBackend:
 
     async def adapters(self) -> list[AdapterInfo]:
         """Every adapter known, its rows counted over all replicas."""
-        ready = [link for link in self._links if link.state == "ready"]
         known: dict[str, AdapterInfo] = {}
-        for infos in await asyncio.gather(*(link.adapters() for link in ready)):
+        for infos in await self._from_all(lambda link: link.adapters()):
             for info in infos:
                 if info.name in self._loaded:
                     known[info.name] = _joined(known.get(info.name), self._shown(info))
@@ -167,8 +173,7 @@ class RayBackend:
 
     async def stats(self) -> EngineStats:
         """Counters and gauges, added up."""
-        ready = [link for link in self._links if link.state == "ready"]
-        found = await asyncio.gather(*(link.stats() for link in ready))
+        found = await self._from_all(lambda link: link.stats())
         if not found:
             raise BackendError(f"the engine is {self.state}")
         names = [one.name for one in fields(EngineStats)]
@@ -314,6 +319,12 @@ class RayBackend:
             await asyncio.sleep(_TEND_S)
             await self.tend()
 
+    async def _from_all(self, ask: Callable[[ReplicaLink], Awaitable[_Answer]]) -> list[_Answer]:
+        """What every ready replica answers; one that falls meanwhile has no part in it."""
+        ready = [link for link in self._links if link.state == "ready"]
+        answers = await asyncio.gather(*map(ask, ready), return_exceptions=True)
+        return [answer for answer in answers if not isinstance(answer, BaseException)]
+
     async def _add(self) -> ReplicaLink:
         link = ReplicaLink(self._config, self._factory, self._pool.placement, self._changed.set)
         self._links.append(link)
@@ -326,11 +337,15 @@ class RayBackend:
         task.add_done_callback(self._working.discard)
 
     async def _substitute(self, link: ReplicaLink) -> None:
-        """Drain a replica while another one takes its place."""
-        link.leave()  # gets nothing new, also while there is no other: its node may go any moment
+        """Start another replica, then drain this one; it stays if no other can be had."""
+        link.leaving = True
         other = await self._add()
-        with contextlib.suppress(EngineError):
+        try:
             await other.wait_ready()
+        except EngineError as error:
+            log.error("%s stays: another one did not start: %s", link.seat.name, error)
+            link.leaving = False
+            link = other
         await self._retire(link)
 
     async def _retire(self, link: ReplicaLink) -> None:

@@ -150,6 +150,6 @@ def _runs(trial: Trial) -> bool:
     try:
         process = psutil.Process(trial.pid)
         same = abs(process.create_time() - trial.began_s) < 1.0
-        return same and process.status() != psutil.STATUS_ZOMBIE
+        return bool(same and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.Error:
         return False
