@@ -70,6 +70,8 @@ async def _unload(house: House, engine: Engine, name: str) -> admin.AdaptersRepl
     gone = _info(house, engine, engine.adapters[name])
     await engine.backend.unload_adapter(name)
     del engine.adapters[name]
+    if not gone.agents:  # a blend that nobody speaks through is forgotten with it
+        house.store.set("blends", {k: v for k, v in house.blends.items() if k != name})
     _tell(house, gone, "unloaded")
     return admin.AdaptersReply(adapters=[gone])
 

@@ -165,6 +165,18 @@ async def test_a_blend_that_cannot_be_made_leaves_everything_as_it_was(kept: Man
     assert listed["mix"] == blend.digest
 
 
+async def test_an_unloaded_blend_is_forgotten_unless_somebody_speaks_through_it(
+    kept: Manager,
+) -> None:
+    for name in ("tried", "worn"):
+        await adapters(kept, op="blend", name=name, weights={"anna": 0.5, "ben": 0.5})
+    await adapters(kept, op="swap", agent="anna", name="worn")
+    for name in ("tried", "worn"):
+        await adapters(kept, op="unload", name=name)
+    assert list(kept.house.blends) == ["worn"]
+    assert not (await say(kept, "Hello?")).fallback
+
+
 async def test_a_blend_of_blends_is_one_of_their_parts(kept: Manager) -> None:
     await adapters(kept, op="blend", name="mix", weights={"anna": 0.5, "ben": 0.5})
     await adapters(kept, op="blend", name="most", weights={"mix": 0.5, "anna": 0.5})

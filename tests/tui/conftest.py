@@ -118,9 +118,9 @@ class Console:
         await self.until(there, "a dialog opens")
         return self.app.screen
 
-    async def answer(self, *texts: str) -> None:
-        """Answer one dialog after another, and wait until the last has closed."""
-        before = None
+    async def answer(self, *texts: str, after: Screen[Any] | None = None) -> None:
+        """Answer one dialog after another (and after this one); wait until the last has closed."""
+        before = after
         for text in texts:
             before = await self.dialog(after=before)
             await self.type(text)

@@ -13,11 +13,13 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from textual.widgets import Input
 
 from protocol.client import connect
 from tests.roles.worlds_for_tests import write_world
 from tests.tiny_models import tiny_adapter, tiny_base
 from tests.tui.conftest import WIDE, Console, console_on
+from tui.pane import Pane
 from tui.request import read_fields
 from tui.table import Table
 
@@ -138,6 +140,27 @@ async def test_a_failed_load_leaves_the_voice_as_it_was(console: Console) -> Non
     line = store.lines[await _say(console, "still there")]
     assert line.state == "spoken"
     await console.until(lambda: store.agents["ben"].adapter == before)
+
+
+async def test_a_blend_of_two_adapters_is_heard_and_kept(console: Console) -> None:
+    store = console.session.store
+    await console.go(4)
+    await console.see("anna", "ben")
+    await console.pilot.press("m")
+    dialog = await console.dialog()
+    heard = dialog.query_one("#heard", Pane)
+    await console.pilot.press("left", "left", "down", "right", "right", "tab")
+    await console.until(lambda: isinstance(console.app.focused, Input), "asks")
+    await console.type("who are you")
+    await console.until(lambda: heard.text not in {"", "blending …"}, "hears the blend")
+    await console.until(lambda: "console-blend" in store.adapters, "is an adapter")
+    assert store.adapters["console-blend"].metrics["ben"] == 0.2
+    await console.pilot.press("ctrl+s")
+    await console.answer("both", after=dialog)
+    await console.see("Kept as both")
+    await console.pilot.press("escape")
+    await console.until(lambda: "console-blend" not in store.adapters, "makes room")
+    assert store.adapters["both"].digest
 
 
 def test_every_action_is_a_plain_command(connection: Path) -> None:
