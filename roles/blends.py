@@ -37,7 +37,7 @@ def adapter_folder(house: House, engine: Engine, name: str) -> Path:
     """
     recipe = house.blends.get(name)
     if recipe is not None and recipe.keys() <= engine.adapters.keys():
-        return _write(house.folder / "blends", engine, name, recipe)
+        return _write(house.folder / "blends", engine, recipe)
     home = house.world.root / "models" / "adapters"
     path = Path(engine.adapters[name].path) if name in engine.adapters else home / name
     if path.is_symlink() and not path.resolve().is_relative_to(home.resolve()):
@@ -61,7 +61,7 @@ async def serves(house: House, engine: Engine, name: str) -> bool:
     return True
 
 
-def _write(root: Path, engine: Engine, name: str, recipe: Recipe) -> Path:
+def _write(root: Path, engine: Engine, recipe: Recipe) -> Path:
     """The folder of a recipe. What has more ranks than a slot is rounded to the slot's."""
     parts = [{"path": engine.adapters[x].path, "weight": weight} for x, weight in recipe.items()]
     ranks = sum(engine.adapters[part].rank for part in recipe)
@@ -69,7 +69,7 @@ def _write(root: Path, engine: Engine, name: str, recipe: Recipe) -> Path:
     if ranks > engine.table.max_rank:
         described["rank"] = engine.table.max_rank
     text = json.dumps(described)
-    folder = root / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+    folder = root / hashlib.sha256(text.encode()).hexdigest()[:16]  # a save's names are no paths
     if not (folder / "blend.json").is_file():
         folder.mkdir(parents=True, exist_ok=True)
         report = json.dumps({**recipe, "rank_of_parts": ranks})
