@@ -166,6 +166,7 @@ class Dispatcher:
             transmit(link, Envelope(entry.answer, dump(reply), re=envelope.id))
             return
         if envelope.t == "bye":
+            self._stop_all(session, "the client said bye")
             transmit(link, Envelope("done", re=envelope.id))
             self._remove(session, "the client said bye")
             return
@@ -180,9 +181,12 @@ class Dispatcher:
 
     # --- ends ------------------------------------------------------------------------------
 
-    def _remove(self, session: ServerSession, reason: str) -> None:
+    def _stop_all(self, session: ServerSession, reason: str) -> None:
         for job in self.jobs.of(session):
             self.jobs.stop(job, Refusal(Code.CANCELLED, reason))
+
+    def _remove(self, session: ServerSession, reason: str) -> None:
+        self._stop_all(session, reason)
         for link in self._links.pop(session.id, set()):
             link.detach()
         self.counters["coalesced"] += session.num_merged

@@ -176,6 +176,7 @@ class ServerSession:
         assert request.id is not None
         if self._rate is not None:
             self._rate(now)
+        self.forget(now)
         if request.id in self.open or request.id in self.ended:
             raise Refusal(Code.DUPLICATE, f"the id {request.id!r} was used before")
         if len(self.open) >= self.max_requests:

@@ -126,10 +126,16 @@ def control(site: Site) -> None:
 
 @check("3")
 def bye(site: Site) -> None:
-    """Bye ends the session."""
+    """Bye ends open requests, then the session."""
     with site.probe() as probe:
         probe.hello()
-        expect(code(probe.ask("bye")) == "done", "bye was not answered by done")
+        target = probe.send("say", site.say(max_tokens=96))
+        bye, ends = probe.send("bye"), list[str]()
+        while bye not in ends:
+            message = probe.receive()
+            if message["t"] in ("done", "error"):
+                ends.append(str(message.get("re")))
+        expect(ends == [target, bye], f"the ends came in the order {ends}")
         expect(code(probe.ask("agents")) == "no_session", "the session outlived its bye")
 
 

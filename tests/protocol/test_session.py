@@ -92,6 +92,14 @@ def test_text_of_different_speakers_is_never_merged() -> None:
     ]
 
 
+def test_an_id_may_come_again_after_a_minute() -> None:
+    session = new_session()
+    session.send(session.begin("r1", say(), 0.0), "done", {}, 0.0)
+    session.send(session.begin("r2", say(), 61.0), "done", {}, 61.0)
+    with pytest.raises(Refusal):
+        session.begin("r3", say(), 62.0)
+
+
 def test_an_id_is_used_once() -> None:
     session = new_session()
     exchange = session.begin("r1", say(), 0.0)
