@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -20,6 +21,9 @@ from engine.backend import Backend, InlineBackend
 from engine.config import EngineConfig
 from engine.errors import AdapterError, BackendError
 from engine.requests import Delta, Finished, GenerationRequest, SamplingParams, Started
+from protocol import administration as admin
+from tests.cluster.test_world import host, spoken, with_npcs_on
+from tests.roles.test_manager import ask
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install .[cluster]")
 # On a busy machine Ray's own processes start slowly; by default it gives up after seconds.
@@ -242,3 +246,28 @@ async def collect_text(backend: RayBackend, name: str) -> str:
     text, last = await collect(backend, asked(name, seed=9))
     assert last.reason == "length"
     return text
+
+
+async def test_a_world_on_a_cluster_says_the_same_and_tells_of_restarts(
+    cluster: Any, house: Path, tmp_path: Path
+) -> None:
+    here = await host(house)
+    words = await spoken(here)
+    await here.close()
+    told = f'backend = "ray"\nreplicas = {{ address = "{cluster.address}", least = 2, most = 2, '
+    told += f'store = "{tmp_path / "parcels"}" }}'
+    there = await host(with_npcs_on(house, tmp_path, told))
+    notices: list[str] = []
+    there.house.notify = lambda notice: notices.append(notice.message)
+    backend = there.house.engines["npc"].backend
+    assert isinstance(backend, RayBackend)
+    await all_ready(backend)
+    assert await spoken(there) == words
+    os.kill(backend.replicas[0].pid, signal.SIGKILL)
+    while not notices:
+        await asyncio.sleep(0.05)
+    assert notices == ["the npc engine is ready"]
+    stats = cast(admin.StatsReply, (await ask(there, "stats", admin.StatsRequest()))[0])
+    assert [info.restarts for info in stats.engines if info.tier == "npc"] == [1]
+    assert await spoken(there) == words
+    await there.close()
