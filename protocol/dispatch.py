@@ -11,7 +11,7 @@ import json
 import logging
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 from pydantic import ValidationError
@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from protocol import messages as m
 from protocol.administration import GatewayInfo
 from protocol.catalogue import NOTES, REQUESTS, ROLES, Entry, Role, allowed
-from protocol.codec import Envelope
+from protocol.codec import Envelope, decode
 from protocol.errors import Code, FrameError, Refusal
 from protocol.jobs import NOWHERE, Jobs, Link, dump, error_envelope, transmit
 from protocol.keys import KeyStore
@@ -79,6 +79,15 @@ class Dispatcher:
         self._started_at = self._loop.time()
 
     # --- what links report -----------------------------------------------------------------
+
+    def take(self, link: Link, frames: Sequence[bytes]) -> None:
+        """Take one message's frames from a client."""
+        try:
+            envelope = decode(frames, self.limits)
+        except FrameError as error:
+            self.refuse_frame(link, error)
+        else:
+            self.receive(link, envelope)
 
     def refuse_frame(self, link: Link, error: FrameError) -> None:
         """Answer bytes that are no message."""

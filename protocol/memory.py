@@ -12,9 +12,8 @@ import asyncio
 from typing import Any
 
 from protocol.calls import Call, Calls
-from protocol.codec import PROTOCOL, decode
+from protocol.codec import PROTOCOL
 from protocol.dispatch import Dispatcher
-from protocol.errors import FrameError
 from protocol.messages import Body, HelloRequest
 from protocol.session import ServerSession
 
@@ -100,9 +99,4 @@ class MemoryClient:
     def _deliver(self) -> None:
         while self.calls.outbox:
             _, frame = self.calls.outbox.popleft()
-            try:
-                envelope = decode([PROTOCOL, frame])
-            except FrameError as error:
-                self._dispatcher.refuse_frame(self, error)
-            else:
-                self._dispatcher.receive(self, envelope)
+            self._dispatcher.take(self, [PROTOCOL, frame])

@@ -131,7 +131,7 @@ class Server:
         secret = self._keys.server.secret.encode() if self._keys else None
         self._work = Router(
             self._context,
-            receive=self._receive,
+            receive=dispatcher.take,
             lost=dispatcher.lost,
             drained=dispatcher.drained,
             curve_secret=secret,
@@ -203,14 +203,6 @@ class Server:
 
     def _revoked(self, user: str) -> None:
         self._loop.call_soon_threadsafe(self.dispatcher.revoke, user)
-
-    def _receive(self, link: Link, frames: list[bytes]) -> None:
-        try:
-            envelope = decode(frames, self.config.limits)
-        except FrameError as error:
-            self.dispatcher.refuse_frame(link, error)
-        else:
-            self.dispatcher.receive(link, envelope)
 
 
 class ControlThread:

@@ -9,11 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from protocol.codec import PROTOCOL, decode
+from protocol.codec import PROTOCOL
 from protocol.conformance.probe import OverZeroMQ
 from protocol.conformance.scripted_server import SCENARIOS, play
 from protocol.conformance.server_checks import CHECKS, Site
-from protocol.errors import FrameError
 from protocol.session import ServerSession
 from tests.protocol.test_client import Hosted
 
@@ -32,15 +31,7 @@ class InMemory:
         if isinstance(frames, bytes):
             self._received.put([PROTOCOL, frames])
         else:
-            self._loop.call_soon_threadsafe(self._take, list(frames))
-
-    def _take(self, frames: list[bytes]) -> None:
-        try:
-            envelope = decode(frames)
-        except FrameError as error:
-            self._dispatcher.refuse_frame(self, error)
-        else:
-            self._dispatcher.receive(self, envelope)
+            self._loop.call_soon_threadsafe(self._dispatcher.take, self, list(frames))
 
     def receive(self, timeout_s: float) -> list[bytes] | None:
         with contextlib.suppress(queue.Empty):
