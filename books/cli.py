@@ -32,6 +32,7 @@ def register(app: typer.Typer) -> None:
     books.command("pack")(_pack)
     books.command("verify")(_verify)
     books.command("unpack")(_unpack)
+    books.command("special")(_special)
 
 
 def _group(app: typer.Typer, name: str, help_text: str) -> typer.Typer:
@@ -257,6 +258,33 @@ def _unpack(
     models = world / "models"
     opened = unpack(bundle, world / "books", models / "students", models / "npc-base")
     typer.echo(f"{opened.name} now stands in {world}")
+
+
+def _special(
+    book: Annotated[str, typer.Argument(help="a book's name")],
+    world: _World = _STARTER,
+    base: Annotated[Path | None, typer.Option(help="model folder, default: the npc base")] = None,
+    out: Annotated[Path | None, typer.Option(help="folder of the adapter")] = None,
+    epochs: Annotated[float, typer.Option(help="passes over its rows")] = 3,
+) -> None:
+    """Train a LoRA on the npc base for a special book, instead of a student."""
+    from dataclasses import replace
+
+    from books.special import SPECIAL, train_special
+
+    volumes, names = _choose(book, False, world)
+    target = out or world / "models" / "adapters" / names[0]
+    outcome = train_special(
+        volumes[names[0]],
+        list(volumes.values()),
+        base or world / "models" / "npc-base",
+        target,
+        replace(SPECIAL, epochs=epochs),
+    )
+    typer.echo(
+        f"{target}: held-out perplexity {outcome.report['valid_perplexity']:.2f}; to use it, write "
+        f"adapter: models/adapters/{names[0]} into the front matter of {names[0]}.md"
+    )
 
 
 def _choose(book: str, every: bool, world: Path) -> tuple[dict[str, Any], list[str]]:
