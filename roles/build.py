@@ -17,7 +17,9 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ from rich.table import Table
 
 from npc_adapters.bases import train_base
 from npc_adapters.errors import UsageError
+from npc_adapters.methods import ALL_LINEAR
 from npc_adapters.pretrain import PretrainConfig
 from npc_adapters.train import TrainConfig
 from roles import training
@@ -33,13 +36,21 @@ from roles.corpus import write_corpus
 from roles.world import DIRECTOR, World
 
 WORK = Path("runs/build")
+MINUTES = 80.0  # what a build is made for; with fewer, everything is trained for less
 # Shares of the time that all trainings may take, measured on 4 cores; adapters and students
 # take the rest.
 _NPC_BASE_SHARE, _WORLD_SHARE, _DIRECTOR_BASE_SHARE = 0.38, 0.16, 0.14
 DIRECTOR_LAYERS = 10
 NPC_ADAPTER = TrainConfig(epochs=1, max_rows=300, batch_size=4, lr=2e-3, dropout=0.0)
 DIRECTOR_ADAPTER = TrainConfig(
-    method="qlora", epochs=1, max_rows=600, batch_size=4, lr=8e-4, max_tokens=704
+    method="qlora",
+    targets=ALL_LINEAR,
+    epochs=1,
+    max_rows=600,
+    batch_size=4,
+    lr=8e-4,
+    dropout=0.0,
+    max_tokens=704,
 )
 
 
@@ -56,7 +67,7 @@ def build_world(
     world: World,
     *,
     corpus: Path,
-    minutes: float = 80,
+    minutes: float = MINUTES,
     fresh: bool = False,
     only: Sequence[str] = (),
     console: Console | None = None,
@@ -119,12 +130,12 @@ def _steps(world: World, corpus: Path, minutes: float, console: Console) -> list
         Step(
             name="director",
             is_done=lambda: found.live(DIRECTOR).is_dir(),
-            run=lambda: _train_director(world, corpus),
+            run=lambda: _train_director(world, corpus, minutes),
         ),
         Step(
             name="npcs",
             is_done=lambda: all(found.live(npc).is_dir() for npc in world.npcs),
-            run=lambda: train_npcs(world, corpus, console),
+            run=lambda: train_npcs(world, corpus, console, minutes=minutes),
         ),
         Step(
             name="judge",
@@ -134,7 +145,7 @@ def _steps(world: World, corpus: Path, minutes: float, console: Console) -> list
         Step(
             name="books",
             is_done=lambda: all(world.student(book) for book in world.books),
-            run=lambda: _distil_books(world, console),
+            run=lambda: _distil_books(world, minutes, console),
         ),
     ]
 
@@ -213,26 +224,48 @@ def _train_director_base(world: World, corpus: Path, minutes: float, console: Co
     )
 
 
-def _train_director(world: World, corpus: Path) -> None:
-    training.train_director(world, DIRECTOR_ADAPTER, corpus=corpus)
+def _train_director(world: World, corpus: Path, minutes: float) -> None:
+    rows = _scaled(DIRECTOR_ADAPTER.max_rows, minutes, at_least=40)
+    training.train_director(world, replace(DIRECTOR_ADAPTER, max_rows=rows), corpus=corpus)
     training.promote(world, DIRECTOR, corpus=corpus, scripts=False)
 
 
-def train_npcs(world: World, corpus: Path, console: Console, npcs: Sequence[str] = ()) -> None:
-    """Train and promote characters; those that fail their gate stay candidates, and are named."""
+def train_npcs(
+    world: World, corpus: Path, console: Console, npcs: Sequence[str] = (), minutes: float = MINUTES
+) -> None:
+    """Train characters side by side, then promote them.
+
+    One that fails its gate stays a candidate, and is named.
+    """
     from npc_adapters.errors import StoreError
 
-    for npc in npcs or world.npcs:
-        outcome = training.train_npc(world, npc, NPC_ADAPTER, corpus=corpus)
-        report = outcome.report
-        console.print(
-            f"{npc}: held-out perplexity {report['valid_perplexity']:.2f} "
-            f"after {report['seconds']:.0f} s"
-        )
+    names = list(npcs or world.npcs)
+    config = replace(NPC_ADAPTER, max_rows=_scaled(NPC_ADAPTER.max_rows, minutes, at_least=40))
+    context = get_context("spawn")  # a forked torch deadlocks in its thread pool
+    with ProcessPoolExecutor(min(num_cores(), len(names)), mp_context=context) as pool:
+        waiting = {npc: pool.submit(_train_npc, world.root, npc, config, corpus) for npc in names}
+        for npc, future in waiting.items():
+            console.print(f"{npc}: {future.result()}")
+    for npc in names:
         try:
             training.promote(world, npc, corpus=corpus, scripts=False)
         except StoreError as error:
             console.print(f"{error}")
+
+
+def _train_npc(root: Path, npc: str, config: TrainConfig, corpus: Path) -> str:
+    """Train one character in a process of its own, on one core; returns what came of it."""
+    import torch
+
+    torch.set_num_threads(1)
+    report = training.train_npc(World.load(root), npc, config, corpus=corpus, show=False).report
+    perplexity, seconds = report["valid_perplexity"], report["seconds"]
+    return f"held-out perplexity {perplexity:.2f} after {seconds:.0f} s"
+
+
+def _scaled(full: int, minutes: float, *, at_least: int) -> int:
+    """A length of training for so many minutes in all, where `full` is for `MINUTES`."""
+    return max(at_least, round(full * min(1.0, minutes / MINUTES)))
 
 
 def _judge(world: World, corpus: Path, console: Console) -> None:
@@ -243,17 +276,22 @@ def _judge(world: World, corpus: Path, console: Console) -> None:
     console.print(f"judge: {result['judge_accuracy']:.0%} right on held-out lines")
 
 
-def _distil_books(world: World, console: Console) -> None:
+def _distil_books(world: World, minutes: float, console: Console) -> None:
     from books.distill import distill, read_volumes
     from books.recipe import Recipe, Workshop
 
     volumes = read_volumes(world.root / "books")
     recipe = Recipe(base=world.root / "models" / "npc-base")
+    teacher, first, student = (
+        replace(schedule, steps=_scaled(schedule.steps, minutes, at_least=20))
+        for schedule in (recipe.teacher, recipe.first, recipe.student)
+    )
+    recipe = replace(recipe, teacher=teacher, first=first, student=student)
     workshop = Workshop(
         students=world.root / "models" / "students",
         work=WORK / world.root.name / "books",
-        jobs=2,
-        threads=4,
+        jobs=num_cores(),
+        threads=num_cores(),
     )
     for book, report in distill(volumes, list(volumes), recipe, workshop).items():
         console.print(f"{book}: {report['num_params']:,} parameters")
