@@ -216,15 +216,7 @@ class ServedBackend(ABC):
 
 def lost(request_id: str, why: str) -> Finished:
     """The end of a request that no engine can finish."""
-    usage = Usage(
-        num_prompt_tokens=0,
-        num_cached_tokens=0,
-        num_completion_tokens=0,
-        queue_s=0.0,
-        time_to_first_token_s=0.0,
-        decode_s=0.0,
-    )
-    return Finished(request_id=request_id, reason="error", usage=usage, error=why)
+    return Finished(request_id=request_id, reason="error", usage=Usage(), error=why)
 
 
 class InlineBackend(ServedBackend):
