@@ -1,7 +1,7 @@
 """A real HTTP server that speaks OpenAI's API over an engine of ours, for tests.
 
 One request per connection; a client that hangs up cancels its request. It knows vLLM's words
-for grammars and for loading LoRA adapters.
+for grammars and for loading LoRA adapters, and llama.cpp's for grammars and for choosing them.
 """
 
 from __future__ import annotations
@@ -79,6 +79,10 @@ class OpenAIServer:
     async def _manage(
         self, writer: asyncio.StreamWriter, method: str, path: str, told: dict[str, Any]
     ) -> None:
+        if path == "/lora-adapters":
+            infos = enumerate(await self.backend.adapters())
+            answer(writer, 200, [{"id": n, "path": f"{info.name}.gguf"} for n, info in infos])
+            return
         try:
             if path == "/v1/load_lora_adapter":
                 await self.backend.load_adapter(told["lora_name"], Path(told["lora_path"]))
@@ -103,7 +107,9 @@ class OpenAIServer:
         if self.drop:
             self.drop -= 1
             return
-        names = {"base", *(info.name for info in await self.backend.adapters())}
+        names = ["base", *(info.name for info in await self.backend.adapters())]
+        for chosen in told.get("lora", ()):
+            told["model"] = names[1 + chosen["id"]]
         if told["model"] not in names:
             answer(writer, 404, {"error": {"message": f"no model {told['model']!r}"}})
             return
@@ -165,6 +171,10 @@ def constraint_of(told: dict[str, Any]) -> Constraint | None:
     if wanted := told.get("response_format"):
         schema = json.dumps(wanted["json_schema"]["schema"])
         return Constraint(kind="json_schema", source=schema)
+    if grammar := told.get("grammar"):
+        prefix, _, lark = grammar.partition("\n")
+        assert prefix == "%llguidance {}"
+        return Constraint(kind="lark", source=lark)
     for kind, source in told.get("structured_outputs", {}).items():
         if kind == "choice":
             return Constraint(kind="choice", source=json.dumps(source))
@@ -192,7 +202,7 @@ def finish(writer: asyncio.StreamWriter, chat: bool, event: Finished) -> None:
     writer.write(b"data: [DONE]\n\n")
 
 
-def answer(writer: asyncio.StreamWriter, status: int, told: dict[str, Any]) -> None:
+def answer(writer: asyncio.StreamWriter, status: int, told: Any) -> None:
     content = json.dumps(told).encode()
     head = f"HTTP/1.1 {status} -\r\nContent-Type: application/json\r\nConnection: close\r\n"
     writer.write(f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content)

@@ -113,6 +113,24 @@ async def test_replies_keep_to_schema_and_grammar(server: OpenAIServer, connect:
         assert (text, last.reason) == (words, "stop")
 
 
+async def test_llama_cpp_is_told_the_number_of_an_adapter_and_its_kind_of_grammar(
+    server: OpenAIServer, connect: Connect, adapter: Path
+) -> None:
+    await server.backend.load_adapter("other", adapter)
+    await server.backend.load_adapter("voice", adapter)
+    remote = await connect(dialect="llama.cpp")
+    await remote.load_adapter("voice", adapter)
+    with pytest.raises(AdapterError, match="without a LoRA 'pim'; it has: other, voice"):
+        await remote.load_adapter("pim", adapter)
+    request = asked("one", adapter="voice", ignore_eos=True)
+    assert (await collect(remote, request))[0] == (await collect(server.backend, request))[0]
+    assert server.asked[0]["lora"] == [{"id": 1, "scale": 1.0}]
+    for kind, source in (("lark", 'start: "[calm] Yes."'), ("regex", r"\[calm\] Yes\.")):
+        constraint = Constraint(kind=kind, source=source)  # type: ignore[arg-type]  # one of two
+        text, _ = await collect(remote, asked("kept", max_tokens=60, constraint=constraint))
+        assert text == "[calm] Yes."
+
+
 async def test_a_constraint_the_server_lacks_is_left_out_and_told_once(
     server: OpenAIServer, connect: Connect, caplog: pytest.LogCaptureFixture
 ) -> None:
