@@ -2,9 +2,10 @@
 
     python bench/shelf.py [--books 2000] [--slots 64] [--threads 2]
 
-First part: `slots` different books are asked one question each, once all at the same time, once
-one after another. Second part: `books` students are registered, `slots` fit in memory, and
-questions go to books by Zipf's law; time to first token of a book that had to be read from disk
+First part: `slots` different books are asked one question each: all at the same time; one after
+another on the same shelf; and one after another as models of their own, each in memory already,
+by transformers' generate(). Second part: `books` students are registered, `slots` fit in memory,
+and questions go to books by Zipf's law; time to first token of a book that had to be read from disk
 (its file dropped from the page cache) against one that was in memory. Weights are random:
 speed does not depend on what they say. The last line is one JSON document.
 """
@@ -26,9 +27,10 @@ from transformers import LlamaForCausalLM
 
 from books.prompt import Evidence, book_messages
 from books.shelf import Shelf, build_shelf
-from books.students import save_student, student_config
+from books.students import load_student, save_student, student_config
 from engine.config import EngineConfig
-from engine.requests import Finished, GenerationRequest, SamplingParams, Usage
+from engine.requests import Finished, GenerationRequest, Message, SamplingParams, Usage
+from engine.template import ChatTemplate
 
 WORLD = Path(__file__).parents[1] / "roles" / "worlds" / "biblioteca_eterna"
 PASSAGES = (
@@ -53,11 +55,15 @@ def make_students(folder: Path, count: int, tokenizer: Path, params: int) -> lis
     return paths
 
 
+def prompt_of(book: Path, number: int) -> tuple[Message, ...]:
+    """A book's prompt, about as long as it is at run time."""
+    asked = f"When does bell {number} ring?"
+    return book_messages(book.name, "nobody", Evidence(passages=PASSAGES), asked)
+
+
 def question(book: Path, number: int, max_tokens: int) -> GenerationRequest:
-    """A book's prompt as it is at run time; the reply always has `max_tokens`."""
-    messages = book_messages(
-        book.name, "nobody", Evidence(passages=PASSAGES), f"When does bell {number} ring?"
-    )
+    """A question whose reply always has `max_tokens`."""
+    messages = prompt_of(book, number)
     sampling = SamplingParams(temperature=0.0, max_tokens=max_tokens, ignore_eos=True)
     return GenerationRequest(
         request_id=f"{book.name}:{number}", prompt=messages, adapter=book.name, sampling=sampling
@@ -103,6 +109,27 @@ def measure_stacking(shelf: Shelf, books: list[Path], max_tokens: int) -> dict[s
         "alone_tokens_per_s": round(tokens / alone_s),
         "speed_up": round(alone_s / together_s, 2),
     }
+
+
+def measure_separate(books: list[Path], tokenizer: Path, max_tokens: int) -> float:
+    """Seconds for one question to each book, every student a transformers model of its own."""
+    template = ChatTemplate(tokenizer)
+    models = [load_student(path).eval() for path in books]
+    prompts = [template.encode(prompt_of(path, 0))[0] for path in books]
+    for _ in range(2):  # the second round is measured, as on the shelf
+        began = time.perf_counter()
+        for model, prompt in zip(models, prompts, strict=True):
+            ids = torch.tensor([prompt])
+            model.generate(
+                input_ids=ids,
+                attention_mask=torch.ones_like(ids),
+                max_new_tokens=max_tokens,
+                min_new_tokens=max_tokens,
+                do_sample=False,
+                pad_token_id=0,
+            )
+        separate_s = time.perf_counter() - began
+    return separate_s
 
 
 def measure_residency(shelf: Shelf, books: list[Path], slots: int, asked: int) -> dict[str, float]:
@@ -152,6 +179,7 @@ def main() -> None:
     parser.add_argument("--params", type=int, default=1_000_000, help="parameters of a student")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads")
     parser.add_argument("--tokens", type=int, default=24, help="tokens of a reply")
+    parser.add_argument("--prefill", type=int, default=2048, help="prompt tokens of one step")
     parser.add_argument("--asked", type=int, default=1500, help="questions of the second part")
     parser.add_argument("--quantization", default="none", help="none (fp32) or bf16")
     parser.add_argument("--tokenizer", type=Path, default=WORLD / "models" / "npc-base")
@@ -166,13 +194,17 @@ def main() -> None:
             adapter_slots=options.slots,
             max_rows=options.slots,
             context_tokens=512,
-            prefill_tokens=256,
+            prefill_tokens=options.prefill,
             cache_bytes=0,
             host_bytes=0,
         )
         shelf = build_shelf(config)
         fill(shelf, books[: options.slots])
-        result["stacking"] = measure_stacking(shelf, books[: options.slots], options.tokens)
+        first = books[: options.slots]
+        result["stacking"] = stacking = measure_stacking(shelf, first, options.tokens)
+        separate_s = measure_separate(first, options.tokenizer, options.tokens)
+        stacking["separate_s"] = round(separate_s, 3)
+        stacking["speed_up_over_separate"] = round(separate_s / stacking["together_s"], 2)
         print(f"{options.slots} books at once: {result['stacking']}")
         before = shelf.stats().memory_bytes
         began = time.perf_counter()
