@@ -8,7 +8,7 @@ from typing import Protocol
 
 from protocol.errors import ProtocolError, Refusal
 from protocol.messages import Accepted, Body, Delta
-from protocol.telemetry import LineDelta
+from protocol.telemetry import LineDelta, LineFailed
 from tui.seen import Seen
 from tui.store import Store
 
@@ -144,7 +144,6 @@ class Session:
         """Mark a line as failed, unless telemetry has done so already."""
         line = self.store.lines.get(accepted.line)
         if line is not None and line.state == "speaking":
-            line.state, line.ended_s = "failed", time.time()
-            line.note = f"{getattr(error, 'code', 'lost')}: {error}"
-            self.store.revisions["lines"] += 1
-            self.changed()
+            code = getattr(error, "code", "lost")
+            failed = LineFailed(line=line.line, agent=line.agent, code=code, message=str(error))
+            self.note("line_failed", body=failed)

@@ -49,8 +49,10 @@ async def test_a_live_session_replays_to_the_same_lines(hosted: Hosted, tmp_path
     async with console_on(hosted.connection, record=recorder) as console:
         await console.go(2)
         await console.type("hello")
-        await console.see("Mind the")
         live = console.session.store
+        await console.until(
+            lambda: any(line.state == "spoken" for line in live.lines.values()), "spoken"
+        )
     recorder.close()
     again = Store()
     for thing in read_recording(tmp_path / "live.jsonl"):
