@@ -25,15 +25,16 @@ from protocol.session import ServerSession
 _TURN = 64  # messages read before the event loop gets its turn
 _RETRY_S = 0.02
 _MAX_BACKLOG = 10_000  # terminal messages waiting for one client; past it, it's given up
-_MAX_PENDING = 512  # connections that have not said who they are; past it, the oldest goes
-_WATCHED = (
-    zmq.EVENT_ACCEPTED
-    | zmq.EVENT_HANDSHAKE_SUCCEEDED
-    | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
-    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
-    | zmq.EVENT_HANDSHAKE_FAILED_AUTH
-    | zmq.EVENT_DISCONNECTED
-)
+_MAX_STRANGERS = 8_192  # connections without a session; past it, the oldest goes
+
+
+def most_strangers() -> int:
+    """How many connections without a session are kept: at most half the process's descriptors."""
+    try:
+        import resource
+    except ImportError:  # not on Windows, which has no such limit
+        return _MAX_STRANGERS
+    return min(_MAX_STRANGERS, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
 
 
 def _readable(socket: zmq.Socket[bytes]) -> bool:
@@ -63,6 +64,7 @@ class Link:
         self.session = session
         self.router.links[self.routing_id] = self
         self.router.by_descriptor[self.descriptor] = self
+        self.router.strangers.pop(self.descriptor, None)
 
     def detach(self) -> None:
         """Belong to no session, and be forgotten by the router."""
@@ -112,7 +114,7 @@ class Router:
         self._receive, self._lost, self._drained = receive, lost, drained
         self._authenticated = curve_secret is not None
         self._full: set[Link] = set()
-        self._pending: dict[int, None] = {}  # descriptors in their handshake, oldest first
+        self.strangers: dict[int, None] = {}  # descriptors that have no session yet, oldest first
         self._closed = False
         self._again = False  # a turn is already scheduled
         self._reading = False  # a turn is under way
@@ -135,7 +137,7 @@ class Router:
             socket.setsockopt(zmq.CURVE_SERVER, 1)
             socket.setsockopt(zmq.CURVE_SECRETKEY, curve_secret)
             socket.setsockopt(zmq.ZAP_DOMAIN, DOMAIN)
-        self._monitor = socket.get_monitor_socket(_WATCHED)
+        self._monitor = socket.get_monitor_socket(zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED)
 
     def bind(self, endpoint: str) -> str:
         """Bind, start reading, and return the endpoint with its real port."""
@@ -257,22 +259,22 @@ class Router:
         return True
 
     def _watch(self) -> None:
-        """Read the monitor: which connections have come, said who they are, or gone."""
+        """Read the monitor: which connections have come and gone."""
         self._news = False
         while not self._closed and _readable(self._monitor):
             event = recv_monitor_message(self._monitor, zmq.DONTWAIT)
             descriptor = int(event["value"])
-            self._pending.pop(descriptor, None)
-            if event["event"] == zmq.EVENT_ACCEPTED:
-                self._pending[descriptor] = None
-                if len(self._pending) > _MAX_PENDING:
-                    oldest = next(iter(self._pending))
-                    del self._pending[oldest]
-                    self._cut(oldest)
-            elif event["event"] == zmq.EVENT_DISCONNECTED:
-                link = self.by_descriptor.get(descriptor)
+            link = self.by_descriptor.get(descriptor)
+            if event["event"] == zmq.EVENT_DISCONNECTED:
+                self.strangers.pop(descriptor, None)
                 if link is not None:
                     self._lose(link)
+            elif link is None:
+                self.strangers[descriptor] = None
+                if len(self.strangers) > most_strangers():
+                    oldest = list(self.strangers)[0]  # noqa: RUF015  # other threads change it
+                    del self.strangers[oldest]
+                    self._cut(oldest)
 
     def _cut(self, descriptor: int) -> None:
         """End a connection that libzmq owns; it sees it end as if the client had gone.

@@ -262,10 +262,10 @@ async def test_a_flooding_session_is_slowed_down(service: FakeService, tmp_path:
     await server.close()
 
 
-async def test_handshakes_under_way_are_few(
+async def test_connections_without_a_session_are_few(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("protocol.router._MAX_PENDING", 10)
+    monkeypatch.setattr("protocol.router.most_strangers", lambda: 10)
     port = int(server.connection.work.rsplit(":", 1)[1])
 
     async def cut(reader: asyncio.StreamReader) -> None:
