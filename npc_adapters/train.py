@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 from peft import PeftModel, get_peft_model, prepare_model_for_kbit_training
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
@@ -174,20 +175,18 @@ def train_adapter(
         DataError, TrainingError, UsageError: what cannot be trained, said before it starts.
     """
     check_feasible(base, config)
-    template = ChatTemplate(base)
     train, valid = (rows, valid) if valid else split_rows(rows)
     train, valid = train[: config.max_rows or None], valid[: config.max_valid or None]
     mixed = [*train, *_sample(replay, round(config.replay * len(train)), config.seed)]
-    datasets = [to_dataset(template, part, config.max_tokens) for part in (mixed, valid)]
-    for part, dataset in zip(("training", "validation"), datasets, strict=True):
-        if len(dataset) == 0:
-            raise TrainingError(f"{name} has no {part} row of at most {config.max_tokens} tokens")
+    datasets = _datasets(name, base, (mixed, valid), config)
     torch.manual_seed(config.seed)
     work = out.with_name(out.name + ".work")
+    if not resume:
+        shutil.rmtree(work, ignore_errors=True)
     with quietly():
         model = load_for_training(base, config, parent)
         trainer, speed = make_trainer(model, base, datasets, work, config, show)
-        result = trainer.train(resume_from_checkpoint=resume and any(work.glob("checkpoint-*")))
+        result = _run(trainer, work)
     report = {
         **_report(trainer, config),
         "num_train_rows": len(train),
@@ -199,25 +198,54 @@ def train_adapter(
     save_adapter(trainer.model, base, partial, report)
     if parent is not None and lies_on_lora(config.method, parent):
         lay_on_lora(partial, parent)
-    card = write_card(
-        partial,
-        AdapterCard(
-            name=name,
-            base=base.name,
-            base_digest=base_digest(base),
-            method=config.method,
-            rank=config.rank if config.method in ("lora", "qlora", "dora") else 0,
-            alpha=config.alpha,
-            targets=tuple(config.targets),
-            data_digest=data_digest(rows),
-            num_rows=len(rows),
-            metrics={"valid_loss": report["valid_loss"]},
-            parents=_parents(parent),
-        ),
-    )
+    metrics = {"valid_loss": report["valid_loss"]}
+    card = write_card(partial, _card(name, base, rows, config, parent, metrics))
     replace_folder(partial, out)
     shutil.rmtree(work, ignore_errors=True)
     return Outcome(folder=out, card=card, report=report)
+
+
+def _run(trainer: Any, work: Path) -> Any:
+    """Train, from the last checkpoint if there is one."""
+    try:
+        return trainer.train(resume_from_checkpoint=any(work.glob("checkpoint-*")))
+    except (OSError, SafetensorError) as error:
+        raise TrainingError(f"{work} can't be written: {error}; go on with --resume") from error
+
+
+def _datasets(
+    name: str, base: Path, parts: Sequence[Sequence[Row]], config: TrainConfig
+) -> list[Dataset]:
+    """Training and held-out rows as token ids. Raises: TrainingError if none is short enough."""
+    template = ChatTemplate(base)
+    datasets = [to_dataset(template, part, config.max_tokens) for part in parts]
+    for part, dataset in zip(("training", "validation"), datasets, strict=True):
+        if len(dataset) == 0:
+            raise TrainingError(f"{name} has no {part} row of at most {config.max_tokens} tokens")
+    return datasets
+
+
+def _card(
+    name: str,
+    base: Path,
+    rows: Sequence[Row],
+    config: TrainConfig,
+    parent: Path | None,
+    metrics: dict[str, float],
+) -> AdapterCard:
+    return AdapterCard(
+        name=name,
+        base=base.name,
+        base_digest=base_digest(base),
+        method=config.method,
+        rank=config.rank if config.method in ("lora", "qlora", "dora") else 0,
+        alpha=config.alpha,
+        targets=tuple(config.targets),
+        data_digest=data_digest(rows),
+        num_rows=len(rows),
+        metrics=metrics,
+        parents=_parents(parent),
+    )
 
 
 def _parents(parent: Path | None) -> tuple[str, ...]:
