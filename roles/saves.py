@@ -86,7 +86,7 @@ class Saves:
         path = self._path(slot)
         about = self.about(slot)
         try:
-            with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
+            with closing(sqlite3.connect(f"file:{path}?mode=ro&immutable=1", uri=True)) as database:
                 return {"save": about, **_content(database)}
         except (sqlite3.Error, ValueError) as error:
             raise SaveError(f"the save {slot!r} can't be read: {error}") from None
@@ -100,7 +100,7 @@ def _read(path: Path, query: str) -> Any:
     if not path.is_file():
         raise SaveNotFoundError(f"there is no save {path.stem!r}")
     try:
-        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
+        with closing(sqlite3.connect(f"file:{path}?mode=ro&immutable=1", uri=True)) as database:
             row = database.execute(query).fetchone()
             return json.loads(row[0]) if row else {}
     except (sqlite3.Error, ValueError) as error:

@@ -128,7 +128,7 @@ class Store:
         if not path.is_file():
             raise SaveNotFoundError(f"{path}: there is no such save")
         try:
-            with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as source:
+            with closing(sqlite3.connect(f"file:{path}?mode=ro&immutable=1", uri=True)) as source:
                 check_version(source, str(path))
                 verdict = source.execute("PRAGMA integrity_check").fetchone()[0]
                 if verdict != "ok":
