@@ -21,7 +21,8 @@ class ConstraintCompiler:
 
     def __init__(self, tokenizer: Tokenizer, eos_ids: Sequence[int], vocab_size: int) -> None:
         self._described, self._eos_ids = tokenizer.to_str(), list(eos_ids)
-        self._vocab_size = vocab_size
+        # A tokenizer may know more tokens than the base has logits for; forbid() cuts them off.
+        self._vocab_size = max(vocab_size, tokenizer.get_vocab_size())
         self._tokenizer: LLTokenizer | None = None  # takes a second to build: only if needed
         self._executor: LLExecutor | None = None
 

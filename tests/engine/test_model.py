@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM
 from engine.config import EngineConfig
 from engine.engine import Engine, build_engine
 from engine.model import Step
+from engine.requests import Constraint
 from engine.slots import Run
 from tests.engine.conftest import request, run
 from tests.tiny_models import SHAPES, tiny_adapter, tiny_base
@@ -67,8 +68,10 @@ def served(
             alpha_pattern={"down_proj": 3},
         ),
     ]
-    # Small chunks: prompts are computed in pieces while other rows speak.
-    config = EngineConfig(base=str(base), quantization="none", prefill_tokens=16, max_rows=8)
+    # Prompts are computed in small pieces while other rows speak; adapters evict each other.
+    config = EngineConfig(
+        base=str(base), quantization="none", prefill_tokens=16, max_rows=8, adapter_slots=2
+    )
     engines = [build_engine(replace(config, compiled=compiled)) for compiled in (True, False)]
     for engine in engines:
         for number, path in enumerate(adapters):
@@ -89,13 +92,14 @@ def test_greedy_words_equal_transformers_and_peft(
             model.set_adapter(name)
         with nullcontext() if name else model.disable_adapter():
             expected[key] = generate(model, token_ids, 24)
+    lines = [request(k, p, adapter=name, max_tokens=24) for k, (p, name) in asked.items()]
+    lines.insert(5, request("ab", "x", constraint=Constraint(kind="regex", source="[ab]{9}")))
     for engine in engines:
         for _ in ("fresh", "from cached prefixes"):
-            words = run(
-                engine,
-                [request(k, p, adapter=name, max_tokens=24) for k, (p, name) in asked.items()],
-            )
+            words = run(engine, lines)
+            assert set(engine.template.decode(words.pop("ab"))) <= {"a", "b"}
             assert words == expected
+        assert engine.stats().adapter_evictions > 0
 
 
 def test_logits_equal_transformers_within_a_ten_thousandth(
