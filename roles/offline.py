@@ -93,25 +93,30 @@ def show(name: str, world: _World = STARTER) -> None:
     print(json.dumps({"card": card.model_dump(), "log": found.log(name)}, indent=2))
 
 
-def add(name: str, folder: Path, world: _World = STARTER, force: str = "") -> None:
+def add(
+    name: str, folder: Path, world: _World = STARTER, corpus: _Corpus = CORPUS, force: str = ""
+) -> None:
     """Take an adapter folder into the library, through the gate (or --force REASON)."""
-    _promote(world, name, folder, force)
+    _promote(world, name, folder, corpus, force)
 
 
 def promote(
     name: str,
     world: _World = STARTER,
+    corpus: _Corpus = CORPUS,
     force: Annotated[str, typer.Option(help="go live in spite of the gate; say why")] = "",
 ) -> None:
     """Make a candidate live, if it passes its character's gate."""
-    _promote(world, name, None, force)
+    _promote(world, name, None, corpus, force)
 
 
-def _promote(world: str, name: str, folder: Path | None, force: str) -> None:
+def _promote(world: str, name: str, folder: Path | None, corpus: Path, force: str) -> None:
     from roles import training
     from roles.world import World
 
-    card = training.promote(World.load(world), name, folder=folder, force_reason=force)
+    card = training.promote(
+        World.load(world), name, folder=folder, corpus=corpus, force_reason=force
+    )
     print(f"{name} is live: {card.digest[:12]}")
 
 
