@@ -34,7 +34,7 @@ class Evidence:
         passages: of the book's text, best first.
         notes: the writer's answers to like questions, nearest first.
         elsewhere: words of the question that the book has, but none of the notes.
-        nowhere: words of the question that the book hasn't.
+        nowhere: words of the question that the book hasn't, if they are half of it or more.
     """
 
     passages: Sequence[str]

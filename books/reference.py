@@ -23,6 +23,7 @@ from books.scores import word_f1
 
 NUM_NOTES = 3  # with three, nine in ten held-out questions are shown their fact
 _WEIGHTS = "1.0, 0.5, 0.3"  # question, answer, passage: best on questions left out of the index
+_MOSTLY = 0.5  # of a question's words must be unknown to be worth telling
 _SAME = 0.6  # word overlap from which an answer tells a fact
 _SHARES = (1.0, 0.5, 0.25, 0.125)  # of a fact's questions, nearest first, in its score
 
@@ -94,6 +95,8 @@ class Reference:
         passages = [*sources[:1], *hits]
         shown = list(dict.fromkeys(passages))[: 1 if facts else 2]
         elsewhere, nowhere = self._strangers(words, facts, hidden)
+        if len(nowhere) < _MOSTLY * len(words):
+            nowhere = ()  # readers word things their own way; few unknown words tell nothing
         evidence = Evidence(
             passages=tuple(passage.text for passage in shown),
             notes=tuple(Note(question=text, answer=fact.answer) for text, fact in nearest),
