@@ -9,6 +9,8 @@ export OMP_NUM_THREADS ?= 2
 # Threads that spin while they wait starve the ones they wait for.
 export GOMP_SPINCOUNT ?= 1000
 export TOKENIZERS_PARALLELISM := false
+# About how long `make world` may train, all models together.
+MINUTES ?= 80
 
 .PHONY: demo demo-console test check world clean test-clients test-cluster test-faults
 
@@ -28,7 +30,7 @@ check: $(STAMP)
 	$(BIN)/lint-imports
 
 world: $(STAMP)  ## rebuild the starter world's models from its text, and time it
-	$(BIN)/biblioteca build --fresh
+	$(BIN)/biblioteca build --fresh --minutes $(MINUTES)
 
 test-clients: $(STAMP)  ## the conformance scenarios against the JavaScript and C++ clients
 	cd protocol/clients/js && npm install --no-audit --no-fund --loglevel=error

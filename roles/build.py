@@ -41,14 +41,14 @@ MINUTES = 80.0  # what a build is made for; with fewer, everything is trained fo
 # take the rest.
 _NPC_BASE_SHARE, _WORLD_SHARE, _DIRECTOR_BASE_SHARE = 0.38, 0.16, 0.14
 DIRECTOR_LAYERS = 10
-NPC_ADAPTER = TrainConfig(epochs=1, max_rows=300, batch_size=4, lr=2e-3, dropout=0.0)
+NPC_ADAPTER = TrainConfig(epochs=1, max_rows=400, batch_size=4, lr=6e-4, dropout=0.0)
 DIRECTOR_ADAPTER = TrainConfig(
     method="qlora",
     targets=ALL_LINEAR,
     epochs=1,
-    max_rows=600,
+    max_rows=500,
     batch_size=4,
-    lr=8e-4,
+    lr=4e-4,
     dropout=0.0,
     max_tokens=704,
 )
@@ -215,7 +215,7 @@ def _train_director_base(world: World, corpus: Path, minutes: float, console: Co
         valid=[corpus / "director.valid.jsonl"],
         out=world.root / "models" / "director-base",
         work=WORK / world.root.name / "director-base.work",
-        config=_config(minutes * _DIRECTOR_BASE_SHARE, lr=5e-4),
+        config=_config(minutes * _DIRECTOR_BASE_SHARE, lr=1e-3, outer_lr=0.5),
         parent=WORK / world.root.name / "npc-general",
         layers=DIRECTOR_LAYERS,
         replay=corpus / "base.train.jsonl",
