@@ -10,7 +10,6 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.content import Content
-from textual.screen import ModalScreen
 from textual.timer import Timer
 from textual.widgets import Input, Static
 
@@ -18,7 +17,7 @@ from protocol.administration import AdaptersRequest
 from protocol.errors import ProtocolError
 from protocol.messages import Delta, LineReply, SayRequest
 from tui.chart import bar
-from tui.dialogs import Ask
+from tui.dialogs import Ask, Dialog
 from tui.pane import Block, Pane
 from tui.session import Session
 from tui.table import Column, Row, Table
@@ -29,7 +28,7 @@ _REST_S = 0.4  # a slider that rests so long is heard
 TRIAL = "console-blend"  # name of the mixture being listened to
 
 
-class Blend(ModalScreen[None]):
+class Blend(Dialog[None]):
     """Sliders over adapters; the mixture says what is typed below, and again as it changes."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -154,7 +153,7 @@ class Blend(ModalScreen[None]):
         """Back to the list; the mixture that was listened to makes room."""
         if self._made:
             self.app.run_worker(self._unload(), group="act")
-        self.dismiss(None)
+        self.close()
 
     async def _unload(self) -> None:
         with suppress(ProtocolError):  # it never came to be, or the server is gone: nothing lost

@@ -9,19 +9,19 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
 from textual.content import Content
-from textual.screen import ModalScreen
 from textual.widgets import Static
 
 from protocol.administration import AgainRequest
 from protocol.errors import ProtocolError
 from protocol.messages import Delta, LineReply
+from tui.dialogs import Dialog
 from tui.pane import Block, Pane
 from tui.seen import Line
 from tui.session import Session
 from tui.text import clean, number, words
 
 
-class Compare(ModalScreen[None]):
+class Compare(Dialog[None]):
     """Both answers stream at the same time; neither is remembered by anybody."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -92,7 +92,7 @@ class Compare(ModalScreen[None]):
 
     def action_close(self) -> None:
         """Back to the conversation; what is still being said is cancelled."""
-        self.dismiss(None)
+        self.close()
 
 
 def _figures(reply: LineReply) -> Content:

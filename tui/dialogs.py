@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 from textual import on
 from textual.app import ComposeResult
@@ -17,8 +17,22 @@ from tui.pane import Block, Pane
 from tui.table import Column, Row, Table
 from tui.text import clean, words
 
+T = TypeVar("T")
 
-class Confirm(ModalScreen[bool]):
+
+class Dialog(ModalScreen[T]):
+    """A question that is answered once: a key that comes while it closes changes nothing."""
+
+    _answered = False
+
+    def close(self, answer: T | None = None) -> None:
+        """Close with an answer."""
+        if not self._answered:
+            self._answered = True
+            self.dismiss(answer)
+
+
+class Confirm(Dialog[bool]):
     """Asks before something that can't be undone by the same key."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -43,10 +57,10 @@ class Confirm(ModalScreen[bool]):
 
     def action_answer(self, yes: bool) -> None:
         """Close with the answer."""
-        self.dismiss(yes)
+        self.close(yes)
 
 
-class Ask(ModalScreen[str | None]):
+class Ask(Dialog[str | None]):
     """Asks for a line of text; escape gives None."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -67,14 +81,14 @@ class Ask(ModalScreen[str | None]):
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
         """Close with what was typed, if anything was."""
-        self.dismiss(event.value.strip() or None)
+        self.close(event.value.strip() or None)
 
     def action_cancel(self) -> None:
         """Close with nothing."""
-        self.dismiss(None)
+        self.close()
 
 
-class Choose(ModalScreen[str | None]):
+class Choose(Dialog[str | None]):
     """Asks for one of many; typing narrows them down."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -126,18 +140,18 @@ class Choose(ModalScreen[str | None]):
         """Close with the option under the cursor, of those that what was typed leaves."""
         table = self.query_one(Table)
         table.filter(event.value)
-        self.dismiss(table.shown[table.cursor_index].key if table.shown else None)
+        self.close(table.shown[table.cursor_index].key if table.shown else None)
 
     @on(Table.Chosen)
     def _chosen(self, event: Table.Chosen) -> None:
-        self.dismiss(event.key)
+        self.close(event.key)
 
     def action_cancel(self) -> None:
         """Close with nothing."""
-        self.dismiss(None)
+        self.close()
 
 
-class Help(ModalScreen[None]):
+class Help(Dialog[None]):
     """What this screen is for, and every key that works here."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -179,4 +193,4 @@ class Help(ModalScreen[None]):
 
     def action_close(self) -> None:
         """Back to the screen."""
-        self.dismiss(None)
+        self.close()

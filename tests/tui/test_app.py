@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from textual import events
 from textual.widgets import Input
 
 from protocol.telemetry import Logged
@@ -202,6 +203,23 @@ async def test_what_cannot_be_taken_back_by_the_same_key_is_asked_first(hosted: 
                 await console.until(lambda dialog=dialog: console.app.screen is not dialog)  # type: ignore[misc]
         await console.until(lambda: len(hosted.world.operations) == 3, "all carried out")
         assert hosted.world.operations == ["promote", "rollback", "unload"]
+
+
+async def test_keys_that_come_while_a_dialog_closes_change_nothing(hosted: Hosted) -> None:
+    async with console_on(hosted.connection) as console:
+        await console.go(5)
+        await console.see("brass_key", "directive")
+        await console.pilot.press("e")
+        dialog = await console.dialog()
+        await console.pilot.press("x")
+        driver = console.app._driver
+        assert driver is not None
+        for key in ("enter", "escape", "escape"):  # all at once, as a terminal may send them
+            event = events.Key(key, None)
+            event.set_sender(console.app)
+            driver.send_message(event)
+        await console.until(lambda: console.app.screen is not dialog, "closes")
+        await console.see("brass_key", "directive")
 
 
 async def test_feedback_reaches_the_server_and_shows_on_the_line(hosted: Hosted) -> None:
