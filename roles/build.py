@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 from npc_adapters.bases import train_base
-from npc_adapters.errors import UsageError
+from npc_adapters.errors import StoreError, UsageError
 from npc_adapters.methods import ALL_LINEAR
 from npc_adapters.pretrain import PretrainConfig
 from npc_adapters.train import TrainConfig
@@ -39,7 +39,7 @@ WORK = Path("runs/build")
 MINUTES = 80.0  # what a build is made for; with fewer, everything is trained for less
 # Shares of the time that all trainings may take, measured on 4 cores; adapters and students
 # take the rest.
-_NPC_BASE_SHARE, _WORLD_SHARE, _DIRECTOR_BASE_SHARE = 0.38, 0.16, 0.14
+_NPC_BASE_SHARE, _WORLD_SHARE, _DIRECTOR_BASE_SHARE = 0.35, 0.15, 0.2
 DIRECTOR_LAYERS = 10
 NPC_ADAPTER = TrainConfig(epochs=1, max_rows=400, batch_size=4, lr=6e-4, dropout=0.0)
 DIRECTOR_ADAPTER = TrainConfig(
@@ -130,7 +130,7 @@ def _steps(world: World, corpus: Path, minutes: float, console: Console) -> list
         Step(
             name="director",
             is_done=lambda: found.live(DIRECTOR).is_dir(),
-            run=lambda: _train_director(world, corpus, minutes),
+            run=lambda: _train_director(world, corpus, minutes, console),
         ),
         Step(
             name="npcs",
@@ -156,14 +156,19 @@ def _write_corpus(world: World, corpus: Path, console: Console) -> None:
 
 
 def _config(
-    minutes: float, *, lr: float, outer_lr: float = 1.0, copying: float = 0.0
+    minutes: float,
+    *,
+    lr: float,
+    outer_lr: float = 1.0,
+    copying: float = 0.0,
+    tokens_per_thread: int = 2048,
 ) -> PretrainConfig:
     """As many tokens as the minutes allow, on every core that this process may use."""
     threads = num_cores()
     return PretrainConfig(
         tokens=1_000_000_000,
         minutes=minutes,
-        tokens_per_batch=2048 * threads,
+        tokens_per_batch=tokens_per_thread * threads,
         threads=threads,
         lr=lr,
         outer_lr=outer_lr,
@@ -215,7 +220,11 @@ def _train_director_base(world: World, corpus: Path, minutes: float, console: Co
         valid=[corpus / "director.valid.jsonl"],
         out=world.root / "models" / "director-base",
         work=WORK / world.root.name / "director-base.work",
-        config=_config(minutes * _DIRECTOR_BASE_SHARE, lr=1e-3, outer_lr=0.5),
+        # Many small steps, on the answers alone: what to do is a few tokens in hundreds.
+        config=_config(
+            minutes * _DIRECTOR_BASE_SHARE, lr=1e-3, outer_lr=0.5, tokens_per_thread=1280
+        ),
+        prompt_weight=0.0,
         parent=WORK / world.root.name / "npc-general",
         layers=DIRECTOR_LAYERS,
         replay=corpus / "base.train.jsonl",
@@ -224,21 +233,16 @@ def _train_director_base(world: World, corpus: Path, minutes: float, console: Co
     )
 
 
-def _train_director(world: World, corpus: Path, minutes: float) -> None:
+def _train_director(world: World, corpus: Path, minutes: float, console: Console) -> None:
     rows = _scaled(DIRECTOR_ADAPTER.max_rows, minutes, at_least=40)
     training.train_director(world, replace(DIRECTOR_ADAPTER, max_rows=rows), corpus=corpus)
-    training.promote(world, DIRECTOR, corpus=corpus, scripts=False)
+    _promote(world, DIRECTOR, "director", corpus, console)
 
 
 def train_npcs(
     world: World, corpus: Path, console: Console, npcs: Sequence[str] = (), minutes: float = MINUTES
 ) -> None:
-    """Train characters side by side, then promote them.
-
-    One that fails its gate stays a candidate, and is named.
-    """
-    from npc_adapters.errors import StoreError
-
+    """Train characters side by side, then promote them through their gates."""
     names = list(npcs or world.npcs)
     config = replace(NPC_ADAPTER, max_rows=_scaled(NPC_ADAPTER.max_rows, minutes, at_least=40))
     context = get_context("spawn")  # a forked torch deadlocks in its thread pool
@@ -247,10 +251,22 @@ def train_npcs(
         for npc, future in waiting.items():
             console.print(f"{npc}: {future.result()}")
     for npc in names:
+        _promote(world, npc, "npc", corpus, console)
+
+
+def _promote(world: World, name: str, tier: str, corpus: Path, console: Console) -> None:
+    """Promote a candidate, even one that fails its gate if what is live is of another base."""
+    try:
+        training.promote(world, name, corpus=corpus, scripts=False)
+    except StoreError as error:
+        console.print(f"{error}")
+        found = training.library(world)
         try:
-            training.promote(world, npc, corpus=corpus, scripts=False)
-        except StoreError as error:
-            console.print(f"{error}")
+            found.verify(found.live(name), training.base_folder(world, tier))
+        except StoreError:  # nothing is live, or nothing that the new base can carry
+            why = "the first one on this base"
+            training.promote(world, name, corpus=corpus, scripts=False, force_reason=why)
+            console.print(f"{name} was promoted nevertheless: it is {why}")
 
 
 def _train_npc(root: Path, npc: str, config: TrainConfig, corpus: Path) -> str:
