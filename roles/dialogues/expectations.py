@@ -14,6 +14,7 @@ from roles.lore import Fact
 
 Severity = Literal["failure", "leak", "warning"]
 SAYS_SHARE = 0.5  # of a fact's content words: from here on it has been told
+_TELLING_WORDS = 6  # fewer words may hold none that tells their language
 
 
 class Judge(Protocol):
@@ -272,7 +273,9 @@ def _within(count: Callable[[Observation], int]) -> _Check:
 
 
 def _language(wanted: str, seen: Observation, _: Instruments) -> _Found:
-    if (spoken := language(seen.text)) != wanted:
+    spoken = language(seen.text)
+    untold = not spoken and len(words(seen.text)) < _TELLING_WORDS
+    if spoken != wanted and not untold:
         yield f"is {spoken or 'no language known'}, not {wanted}: {_cut(seen.text)}"
 
 

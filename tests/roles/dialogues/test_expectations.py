@@ -143,6 +143,13 @@ def test_a_budget_warns_unless_it_is_enforced() -> None:
     assert (finding.key, finding.severity) == ("budget.ttft_ms", "warning")
 
 
+def test_a_few_words_that_tell_no_language_are_let_pass() -> None:
+    few, many = ("Misprints. Mmm, misprints.", "Xyzzy plugh frotz nitfol gnusto rezrov blorb.")
+    for text, wrong in ((few, 0), (many, 1)):
+        seen = Observation(kind="say", lines=(Spoken(agent="anna", text=text),))
+        assert len(found({"language": "en"}, seen)) == wrong
+
+
 def test_pages_and_waiting_events_are_compared() -> None:
     assert found({"page": 2}, Observation(kind="read", page=2)) == []
     assert found({"page": 2}, Observation(kind="read", page=3))
