@@ -113,13 +113,14 @@ class Talk:
                             yield shown
                         if loop.found:
                             await self.house.cut(self.line)
+            last = echo.feed(loop.finish())  # before it is judged: words that were held back
             if not (fault := self._fault(echo, loop)):
                 break
             if self.line.text or attempt == _RETRIES:
                 self.line.cause = fault
                 break
             self._try_again(attempt + 1, fault)
-        rest = voice.feed(echo.feed(loop.finish()) + echo.finish()) + voice.finish()
+        rest = voice.feed(last + echo.finish()) + voice.finish()
         if loop.found and (self.line.text + rest)[-1:].isalnum():
             rest += "..."
         if rest:

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -15,6 +15,7 @@ from engine.requests import Delta, Event, GenerationRequest
 from protocol import messages as wire
 from roles.manager import Manager
 from roles.schema import TextTable
+from roles.talk import REPEATED
 from roles.voice import LOOPED, Echo, Loop, Voice, clean
 from tests.roles.test_manager import ask, say
 from tests.roles.test_saves import hosted
@@ -114,10 +115,11 @@ def test_what_is_shown_of_a_line_is_always_its_beginning(text: str, size: int) -
 
 
 class LoopingBackend:
-    """Says "so it" for ever in every line, until it is stopped, unless the seed is 2."""
+    """Says the same in every line, "so it" for ever by default, unless the seed is 2."""
 
-    def __init__(self, real: Any, before: str) -> None:
-        self._real, self._before, self.cancelled = real, before, asyncio.Event()
+    def __init__(self, real: Any, before: str, words: Sequence[str] = ("so it ",) * 400) -> None:
+        self._real, self._before, self._words = real, before, words
+        self.cancelled = asyncio.Event()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._real, name)
@@ -128,7 +130,7 @@ class LoopingBackend:
 
     async def submit(self, request: GenerationRequest) -> AsyncIterator[Event]:
         words = [f"[calm] {self._before}"]
-        words += ["All is well."] if request.sampling.seed == 2 else ["so it "] * 400
+        words += ["All is well."] if request.sampling.seed == 2 else self._words
         for index, text in enumerate(words):
             if self.cancelled.is_set():
                 break
@@ -175,6 +177,16 @@ async def test_a_looping_book_is_cut_too(world_folder: Path, tmp_path: Path) -> 
     finally:
         engine.backend = real
         await manager.close()
+
+
+async def test_a_repetition_is_known_though_its_last_word_was_held_back(manager: Manager) -> None:
+    engine = manager.house.engines["npc"]
+    backend = LoopingBackend(engine.backend, "", ["The lamp,", " and the", " lamp"])
+    engine.backend, real = cast(Any, backend), engine.backend
+    assert (await say(manager, "Hello?", seed=5)).text == "The lamp, and the lamp"
+    again = await say(manager, "Hello?", seed=5)
+    assert (again.fallback, again.cause) == (True, REPEATED)
+    engine.backend = real
 
 
 async def test_no_line_is_said_twice_word_for_word(manager: Manager) -> None:
