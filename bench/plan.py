@@ -173,7 +173,7 @@ class Town:
         """Simulate so many milliseconds, the first third to settle; returns what was seen."""
         pause = self._demand.pause_s * 1000
         for talker in range(self._demand.players):
-            self._events.append((self._chance.random() * pause, talker, -1))
+            self._events.append((self._chance.expovariate(1 / pause), talker, -1))
         heapq.heapify(self._events)
         settled = False
         while self._events and self._events[0][0] < until:
