@@ -169,7 +169,7 @@ class AdaptersPage(Page):
         agents = ", ".join(info.agents) or "nobody"
         if question := _QUESTIONS.get(op):
             text = question.format(name=info.name, version=info.version, agents=agents)
-            if not await self.app.push_screen_wait(Confirm(text)):
+            if not await self.ask(Confirm(text)):
                 return
         if op in {"promote", "rollback"} and (agent := await self._user_of(info)):
             fields = {**fields, "agent": agent}
@@ -193,7 +193,7 @@ class AdaptersPage(Page):
         if len(info.agents) == 1:
             return info.agents[0]
         options = [(key, agent.name) for key, agent in self.store.agents.items()]
-        return await self.app.push_screen_wait(Choose(f"{info.name}: for whom?", options))
+        return await self.ask(Choose(f"{info.name}: for whom?", options))
 
     def action_swap(self) -> None:
         """Give an agent this adapter."""
@@ -207,17 +207,13 @@ class AdaptersPage(Page):
             if agent.tier == info.tier
         ]
         here = self.session.agent
-        agent = await self.app.push_screen_wait(
-            Choose(f"Who shall speak through {info.name}?", options, here)
-        )
+        agent = await self.ask(Choose(f"Who shall speak through {info.name}?", options, here))
         if agent is None:
             return
         version: int | None = None
         if len(info.versions) > 1:
             choices = [(str(v), "in use" if v == info.version else "") for v in info.versions]
-            chosen = await self.app.push_screen_wait(
-                Choose("Which version?", choices, str(info.version))
-            )
+            chosen = await self.ask(Choose("Which version?", choices, str(info.version)))
             if chosen is None:
                 return
             version = int(chosen)
@@ -234,7 +230,7 @@ class AdaptersPage(Page):
 
     async def _load_named(self) -> None:
         ask = Ask("Load which adapter?", hint="name of a folder in the world's models/adapters")
-        if name := await self.app.push_screen_wait(ask):
+        if name := await self.ask(ask):
             try:
                 body = AdaptersRequest(op="load", name=name)
             except ValueError:

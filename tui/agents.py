@@ -229,7 +229,7 @@ class AgentsPage(Page):
         }
         options = [(level, about[level]) for level in _FOCUS]
         question = f"How much does {info.name or info.agent} matter?"
-        level = await self.app.push_screen_wait(Choose(question, options, info.focus or ""))
+        level = await self.ask(Choose(question, options, info.focus or ""))
         if level is not None:
             body = FocusRequest.model_validate({"agent": info.agent, "level": level})
             await self.request("focus", body)

@@ -180,7 +180,7 @@ class DirectorPage(Page):
 
     async def _inject(self) -> None:
         ask = Ask("What has happened? (kind: one sentence)", hint="theft: The brass key is gone.")
-        typed = await self.app.push_screen_wait(ask)
+        typed = await self.ask(ask)
         if not typed:
             return
         kind, colon, text = typed.partition(":")

@@ -207,9 +207,7 @@ class MemoryPage(Page):
         options = [
             (key, info.name or key) for key, info in self.store.agents.items() if info.tier == "npc"
         ]
-        if agent := await self.app.push_screen_wait(
-            Choose("Whose memory?", options, self._character())
-        ):
+        if agent := await self.ask(Choose("Whose memory?", options, self._character())):
             self.session.look_at(agent)
 
     def _memory(self) -> MemoryInfo | None:
@@ -234,7 +232,7 @@ class MemoryPage(Page):
             self.run_worker(work, group="act")
 
     async def _write(self, op: str, question: str, value: str, memory: str | None = None) -> None:
-        if text := await self.app.push_screen_wait(Ask(question, value)):
+        if text := await self.ask(Ask(question, value)):
             await self._change(op, text=text, memory=memory)
 
     def action_pin(self) -> None:
@@ -249,7 +247,7 @@ class MemoryPage(Page):
             self.run_worker(self._forget(memory), group="act")
 
     async def _forget(self, memory: MemoryInfo) -> None:
-        if await self.app.push_screen_wait(Confirm(f"Forget this for good?\n\n{memory.text}")):
+        if await self.ask(Confirm(f"Forget this for good?\n\n{memory.text}")):
             await self._change("forget", memory=memory.memory)
 
     def action_save(self) -> None:
@@ -260,7 +258,7 @@ class MemoryPage(Page):
         ask = Ask(
             "Save into which slot?", self._table().cursor_key or "", "small letters, digits, - _"
         )
-        if slot := await self.app.push_screen_wait(ask):
+        if slot := await self.ask(ask):
             try:
                 body = SaveRequest(slot=slot, note="from the console")
             except ValueError:
@@ -277,7 +275,7 @@ class MemoryPage(Page):
 
     async def _restore(self, slot: str) -> None:
         question = f"Go back to {slot}? Running lines end, and what came after it is forgotten."
-        if not await self.app.push_screen_wait(Confirm(question)):
+        if not await self.ask(Confirm(question)):
             return
         if await self.request("restore", RestoreRequest(slot=slot)) is not None:
             self.store.memories.clear()

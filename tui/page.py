@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterable
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.content import Content, Span
-from textual.screen import Screen
+from textual.screen import ModalScreen, Screen
 from textual.widget import Widget
 from textual.widgets import Footer, Input, Static
 from textual.worker import Worker
@@ -31,6 +31,7 @@ TABS = (
     ("telemetry", "Telemetry", "Stats"),
     ("log", "Log", "Log"),
 )  # (mode, title, short title)
+T = TypeVar("T")
 WIDE = 100
 RETRY_S = 1.0  # before a question that got no answer is asked again
 
@@ -256,6 +257,12 @@ class Page(Screen[None]):
             elif not isinstance(error, Refusal) or error.retryable:
                 self.unanswered = True
             return None
+
+    async def ask(self, dialog: ModalScreen[T]) -> T | None:
+        """Open a dialog and wait for its answer; None where another was opened meanwhile."""
+        if self.app.screen is not self:
+            return None  # two would close each other's
+        return await self.app.push_screen_wait(dialog)
 
     def complain(self, sentence: str) -> None:
         """Show what went wrong."""

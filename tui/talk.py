@@ -272,7 +272,7 @@ class TalkPage(Page):
 
     async def _rewrite(self, line: Line) -> None:
         question = f"What should {self.store.name_of(line.agent)} have said?"
-        if text := await self.app.push_screen_wait(Ask(question, line.text)):
+        if text := await self.ask(Ask(question, line.text)):
             await self._judge("rewrite", text)
 
     def action_copy(self) -> None:
@@ -289,9 +289,7 @@ class TalkPage(Page):
 
     async def _choose_agent(self) -> None:
         options = [(key, info.name or key) for key, info in self.store.agents.items()]
-        if agent := await self.app.push_screen_wait(
-            Choose("Talk to whom?", options, self.session.agent)
-        ):
+        if agent := await self.ask(Choose("Talk to whom?", options, self.session.agent)):
             self.session.look_at(agent)
             self.fetch_soon()
             self.query_one("#say", Input).focus()
@@ -305,9 +303,7 @@ class TalkPage(Page):
             (info.name or key, key) for key, info in self.store.agents.items() if info.tier == "npc"
         ]
         options = [("player", "the player"), *others]
-        if speaker := await self.app.push_screen_wait(
-            Choose("Speak as whom?", options, self.speaker)
-        ):
+        if speaker := await self.ask(Choose("Speak as whom?", options, self.speaker)):
             self.speaker = speaker
             self.session.look_at(self.session.agent)
 
@@ -326,9 +322,9 @@ class TalkPage(Page):
             for version in (info.versions or [info.version])
         ]
         here = f"{line.adapter.name}@{line.adapter.version}" if line.adapter else ""
-        first = await self.app.push_screen_wait(Choose("Left: which adapter?", options, here))
+        first = await self.ask(Choose("Left: which adapter?", options, here))
         if first is None:
             return
-        second = await self.app.push_screen_wait(Choose("Right: which adapter?", options, here))
+        second = await self.ask(Choose("Right: which adapter?", options, here))
         if second is not None:
             self.app.push_screen(Compare(self.session, line, (first, second)))
