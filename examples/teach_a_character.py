@@ -53,6 +53,7 @@ PROBES = ("Are you busy?", "What is behind that door?", "Tell me about yourself.
 CORPUS_SCALE = 0.05  # the gate needs a few held-out rows only
 PATIENCE_MS = 600_000
 RETRIES = 20
+PERIOD_S = 0.2
 
 
 @dataclass(kw_only=True)
@@ -97,6 +98,14 @@ class Stage:
                 return reply
         raise SystemExit(f"{self.npc}'s model does not answer: {reply.text!r}")
 
+    async def wait_ready(self) -> None:
+        """Wait until the characters' model is loaded."""
+        while True:
+            stats: admin.StatsReply = await self.client.request("stats", admin.StatsRequest())
+            if any(one.tier == "npc" and one.state == "ready" for one in stats.engines):
+                return
+            await asyncio.sleep(PERIOD_S)
+
     async def probe(self) -> list[str]:
         """What the character says to the same questions, time and again."""
         replies = [await self.say(text, seed) for seed, text in enumerate(PROBES)]
@@ -132,6 +141,7 @@ async def rewrite_lines(stage: Stage, count: int) -> None:
 
 async def tell(stage: Stage, story: Story, lines: int) -> None:
     """The whole story, promise by promise."""
+    await stage.wait_ready()
     before = await stage.probe()
     with story.timed(f"{lines} lines spoken and rewritten"):
         await rewrite_lines(stage, lines)
