@@ -278,11 +278,18 @@ def failures(report: dict[str, Any]) -> list[str]:
     return [sentence for sentence, broken in checks.items() if broken]
 
 
+async def agents(client: AsyncClient) -> admin.AgentsReply:
+    """Who is hosted, and how each fares."""
+    reply: admin.AgentsReply = await client.request("agents", admin.AgentsRequest())
+    return reply
+
+
 async def play_evening(world_name: str, exchanges: int, seed: int) -> dict[str, Any]:
     """Play, and return the report."""
     world = World.load(world_name)
     async with launched(world_name) as connection, AsyncClient(connection) as client:
-        await client.request("say", wire.SayRequest(agent=next(iter(world.npcs)), text="Hello?"))
+        while "starting" in [agent.state for agent in (await agents(client)).agents]:
+            await asyncio.sleep(0.2)
         evening = Evening(client, world, random.Random(seed))
         parts = [evening.plant, evening.recall, evening.pry, evening.small_talk]
         began = time.monotonic()
