@@ -18,7 +18,7 @@ from roles.character_card import write_character
 from roles.errors import WorldError
 from roles.gate import candidate_figures, shortfalls
 from roles.schema import GateTable
-from roles.world import World
+from roles.world import DIRECTOR, World
 from tests.roles.worlds_for_tests import write_world
 from tests.tiny_models import tiny_base
 
@@ -167,3 +167,13 @@ def test_a_layer_of_all_characters_is_merged_and_the_next_lies_on_it(
     layered = World.load(world.root)
     own = training.train_npc(layered, "anna", once, corpus=nowhere, show=False)
     assert own.card.base_digest == base_digest(out)
+
+
+@pytest.mark.parametrize("name", ["biblioteca_eterna", "iron_carnival", "outpost_kestrel"])
+def test_shipped_adapters_fit_the_base_they_ship_with(name: str) -> None:
+    shipped = World.load(name)
+    found = training.library(shipped)
+    assert found.names()
+    for agent in found.names():
+        tier = "director" if agent == DIRECTOR else "npc"
+        found.verify(found.live(agent), training.base_folder(shipped, tier))
