@@ -184,7 +184,7 @@ class ConsoleApp(App[None]):
             others = rows[action][0].split(", ") if action in rows else []
             keys = ", ".join(dict.fromkeys([*others, key]))
             rows[action] = (keys, shown.binding.description, shown.enabled)
-        rows["alt"] = ("alt+1 … 9", "the same screens, also while typing", True)
+        rows["alt"] = ("alt+1 … 9", "the same while typing (kitty keyboard protocol)", True)
         self.push_screen(Help(title, page.ABOUT, list(rows.values())))
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
