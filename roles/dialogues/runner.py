@@ -40,7 +40,7 @@ class Run:
         """SHA-256 of every word, mood and action: equal for identical runs."""
         seen = hashlib.sha256(str(self.seed).encode())
         for turn in self.turns:
-            lines = [(x.agent, x.raw, x.text, x.emotion, x.actions) for x in turn.seen.lines]
+            lines = [(x.agent, x.text, x.emotion, x.actions) for x in turn.seen.lines]
             key = (turn.index, turn.seen.refused, lines, turn.seen.page_text)
             seen.update(repr(key).encode())
         return seen.hexdigest()
