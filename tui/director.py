@@ -76,7 +76,7 @@ class DirectorPage(Page):
             yield Table(
                 [
                     Column(title="Time", width=8),
-                    Column(title="Game", width=7, right=True, rank=2),
+                    Column(title="Game", width=8, right=True, rank=2),
                     Column(title="What", width=11),
                     Column(title="Tens", width=5, rank=1),
                     Column(title="", width=20, flex=1),

@@ -302,6 +302,10 @@ def _stats(store: Store, body: StatsReply, seen: Seen) -> tuple[str, ...]:
 
 @_on("log")
 def _log(store: Store, body: Logged, seen: Seen) -> tuple[str, ...]:
+    """A row, but for the server's notes of what this console itself asks every few seconds."""
+    welcome = store.connection.welcome
+    if welcome is not None and f'"session": "{welcome.session}"' in body.text:
+        return ()
     store.write(seen.time_s, body.level, body.agent, body.text, request=body.request)
     return ("log",)
 

@@ -6,7 +6,7 @@ import pytest
 
 from protocol.administration import LineInfo, LinesReply, StatsReply
 from protocol.messages import Accepted, Body, Welcome
-from protocol.telemetry import LineDelta, LineEnded, LineFailed, LineStarted
+from protocol.telemetry import LineDelta, LineEnded, LineFailed, LineStarted, Logged
 from tui import store as store_file
 from tui.seen import Seen
 from tui.store import Store
@@ -100,3 +100,15 @@ def test_unknown_names_change_nothing() -> None:
     store = Store()
     see(store, "something_newer")
     assert not store.revisions
+
+
+def test_the_servers_notes_of_our_own_requests_are_left_out() -> None:
+    store = Store()
+    welcome = Welcome(session="ours", token="-", role="admin")
+    store.see(Seen(time_s=1.0, name="connected", body=welcome))
+    for session in ("ours", "theirs"):
+        note = Logged(level="info", text=f'{{"session": "{session}", "type": "adapters"}}')
+        store.see(Seen(time_s=2.0, name="log", body=note))
+    assert [row.text for row in store.log if "adapters" in row.text] == [
+        '{"session": "theirs", "type": "adapters"}'
+    ]
