@@ -71,7 +71,7 @@ def test_a_killed_gateway_comes_back_with_its_state_and_leaves_no_engine(house: 
 def test_terminate_under_load_ends_every_line_and_every_process(house: House) -> None:
     engine = house.engine()["pid"]
     with connect(house.path, PATIENT) as client:
-        calls = [client.start("say", agent="anna", text="All.", max_tokens=900) for _ in range(8)]
+        calls = [client.start("say", agent="anna", text="All.", max_tokens=600) for _ in range(8)]
         poll_until(client, lambda: calls[0].text)
         house.process.terminate()
         poll_until(client, lambda: all(call.ended for call in calls))
@@ -82,7 +82,7 @@ def test_terminate_under_load_ends_every_line_and_every_process(house: House) ->
 
 
 def test_a_second_terminate_does_not_wait(house: House) -> None:
-    probe, _ = speaking(house, max_tokens=900)
+    probe, _ = speaking(house, max_tokens=600)
     os.kill(house.engine()["pid"], signal.SIGSTOP)  # so that draining takes its whole time
     house.process.terminate()
     while probe.receive()["t"] != "notice":
@@ -143,7 +143,7 @@ def test_killed_while_saving_the_slot_is_the_old_one_or_the_new_one(house: House
         remember(house, f"{number} " + "x" * 7_000)
     chance, note = random.Random(1), "first"
     assert code(house.ask("save", slot="kept", note=note)) == "done"
-    for number in range(6):
+    for number in range(4):
         with Probe(house.connection) as probe:
             probe.hello()
             probe.send("save", {"slot": "kept", "note": f"save {number}"})
