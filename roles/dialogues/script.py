@@ -46,6 +46,7 @@ class SayTurn(Line):
     to: Agent | None = Field(default=None, description="absent: the only character present")
     speaker: str = "player"
     conversation: str = ""
+    in_scene: bool = Field(default=True, description="false: in private, though a scene goes on")
     focus: Literal["spotlight", "near", "far", "offstage"] | None = None
     actions: tuple[Offered, ...] | None = Field(
         default=None, description="absent: all the world allows; []: nothing"
@@ -84,6 +85,7 @@ class EventTurn(Turn):
     who: Strings = ()
     importance: Share | None = Field(default=None, description="absent: the world's")
     now: float | None = None
+    in_scene: bool = Field(default=True, description="false: only those in `who` see it")
     data: dict[str, Any] = Field(default={})
 
 

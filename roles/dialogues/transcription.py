@@ -95,7 +95,7 @@ def _some(body: dict[str, Any], *keys: str) -> dict[str, Any]:
 
 def _say(body: dict[str, Any]) -> dict[str, Any]:
     turn = {"say": body["text"], "to": body["agent"]}
-    turn |= _some(body, "speaker", "conversation", "focus")
+    turn |= _some(body, "speaker", "conversation", "focus") | _in_scene(body)
     if body.get("actions") is not None:
         turn["actions"] = [
             {"action": one["name"], "with": one.get("arguments", {})} for one in body["actions"]
@@ -104,7 +104,12 @@ def _say(body: dict[str, Any]) -> dict[str, Any]:
 
 
 def _event(body: dict[str, Any]) -> dict[str, Any]:
-    return {"event": body["kind"]} | _some(body, "text", "who", "importance", "now", "data")
+    told = _some(body, "text", "who", "importance", "now", "data")
+    return {"event": body["kind"]} | told | _in_scene(body)
+
+
+def _in_scene(body: dict[str, Any]) -> dict[str, Any]:
+    return {} if body.get("scene") else {"in_scene": False}
 
 
 def _scene_turn(body: dict[str, Any]) -> dict[str, Any]:

@@ -143,11 +143,14 @@ async def test_a_recording_becomes_a_script_that_passes_and_can_fail(
 ) -> None:
     path = tmp_path / "session.jsonl"
     recorder = Recorder(host.manager.house, host.manager, path)
-    for text in SAID:
-        await send(recorder, "say", wire.SayRequest(agent="anna", text=text))
+    scene = play.SceneRequest(scene="room", place="hall", present=["anna", "ben"])
+    await send(recorder, "scene", scene)
+    for number, text in enumerate(SAID):  # one of two in private, though a scene goes on
+        say = wire.SayRequest(agent="anna", text=text, scene="room" if number % 2 else "")
+        await send(recorder, "say", say)
     recorder.close()
     recording = read_recording(path)
-    recording.entries[1].lines[0].origin.sampler["seed"] += 1  # as after a second attempt
+    recording.entries[2].lines[0].origin.sampler["seed"] += 1  # as after a second attempt
     house = new_house(host.world, host.manager.house.engines)
     file = tmp_path / "recorded.yaml"
     file.write_text(script_of(recording, house, "recorded"), encoding="utf-8")
@@ -157,7 +160,8 @@ async def test_a_recording_becomes_a_script_that_passes_and_can_fail(
     assert verdict.passed
     assert verdict.num_lines == len(SAID)
     table = yaml.safe_load(file.read_text(encoding="utf-8"))
-    table["turns"][2]["seed"] += 1
+    for turn in table["turns"][1:]:
+        turn["seed"] += 1
     file.write_text(yaml.safe_dump(table, allow_unicode=True), encoding="utf-8")
     verdict = await check(read_file(file), host.world, host.stages(), host.instruments)
     assert not verdict.passed
