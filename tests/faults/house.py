@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from protocol.client import Client
 from protocol.conformance.probe import Probe, code
 from tests.faults.gateway import ROOT, Process, wait_for
 from tests.roles.worlds_for_tests import write_world
 
-LINE = {"text": "Tell me all.", "max_tokens": 300}
+LINE: dict[str, Any] = {"text": "Tell me all.", "max_tokens": 300}
 
 
 class House(Process):
@@ -107,3 +109,13 @@ def speaking(house: House, agent: str = "anna", **fields: Any) -> tuple[Probe, s
     while probe.receive()["t"] != "delta":
         pass
     return probe, target
+
+
+def poll_until(client: Client, condition: Callable[[], object]) -> None:
+    """Move a client on until the condition holds."""
+
+    def polled() -> object:
+        client.poll()
+        return condition()
+
+    wait_for(polled, lambda: "what was waited for never came")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from protocol.client import Client
 from protocol.conformance.probe import code
+from protocol.wire import ClientConfig
 from tests.faults.gateway import wait_for
-from tests.faults.house import House, speaking
+from tests.faults.house import LINE, House, poll_until
 from tests.faults.injection import KINDS
 
 
@@ -15,20 +17,18 @@ def test_an_engine_that_fails_at_a_token_ends_its_lines_and_is_replaced(
     house: House, kind: str
 ) -> None:
     words, restarts = house.words(), house.engine()["restarts"]
-    lines = [
-        speaking(house, agent, conversation=f"c{number}", ephemeral=True)
-        for number, agent in enumerate(("anna", "ben", "anna"))
-    ]
-    house.fault.write_text(f"{kind} 12")
-    causes = []
-    for probe, target in lines:
-        end = probe.finish(target)[-1]
-        assert code(end) == "done"  # what was spoken stands, or an authored line stood in
-        causes.append(end["body"]["cause"])
-        probe.ask("bye")
-        probe.close()
-    assert any(causes)  # the first may have been whole before the last began
-    # The engine is down or hangs: the house goes on, with authored lines.
+    with Client(house.connection, ClientConfig(timeout_s=120)) as client:  # it pings as it waits
+        calls = [
+            client.start("say", agent=agent, conversation=f"c{number}", ephemeral=True, **LINE)
+            for number, agent in enumerate(("anna", "ben", "anna"))
+        ]
+        poll_until(client, lambda: any(call.text for call in calls))
+        house.fault.write_text(f"{kind} 12")
+        poll_until(client, lambda: all(call.ended for call in calls))
+    # What was spoken stands, or an authored line stood in; some may have been whole before.
+    assert [call.error for call in calls] == [None] * 3
+    assert any(getattr(call.reply, "cause", "") for call in calls)
+    # The house goes on, with authored lines while the engine is down.
     assert code(house.ask("focus", agent="ben", level="near")) == "done"
     assert house.reply()["text"]
     house.wait_ready(restarts + 1)

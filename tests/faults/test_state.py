@@ -11,7 +11,7 @@ import signal
 import sqlite3
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from protocol.client import Client, connect
 from protocol.conformance.probe import Probe, code
 from protocol.wire import ClientConfig
 from tests.faults.gateway import wait_for
-from tests.faults.house import House, speaking
+from tests.faults.house import House, poll_until, speaking
 
 PATIENT = ClientConfig(timeout_s=60)
 
@@ -33,14 +33,6 @@ def remember(house: House, text: str) -> None:
 def remembered(house: House) -> list[str]:
     memories = house.ask("memory", agent="anna", limit=1_000)["body"]["memories"]
     return sorted(str(memory["text"]) for memory in memories)
-
-
-def poll_until(client: Client, condition: Callable[[], object]) -> None:
-    def polled() -> object:
-        client.poll()
-        return condition()
-
-    wait_for(polled, lambda: "what was waited for never came")
 
 
 def is_running(pid: int) -> bool:
