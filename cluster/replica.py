@@ -7,17 +7,18 @@ All reports of a moment travel together, so that a step of many rows costs one m
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 from cluster.parcel import NodeStore, Parcel
+from engine.requests import Started
 from engine.service import Report, Service
 from engine.wire import HEADER, pack_report, unpack_command, unpack_setup
 
 _APART_S = 0.01  # messages of a busy replica: a reader sees no difference
-_AT_ONCE = 4
 
 
 class Replica:
@@ -28,7 +29,8 @@ class Replica:
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         self._store = NodeStore(Path(store).expanduser())
         self._outbox: list[bytes] = []
-        self._arrived = asyncio.Event()
+        self._arrived, self._urgent = asyncio.Event(), asyncio.Event()
+        self._silent: set[str] = set()  # requests that have begun and said nothing
 
     async def find(self, parcel: bytes) -> str:
         """Where this node has a parcel's content; "" if nowhere."""
@@ -55,7 +57,7 @@ class Replica:
         factory, config = unpack_setup(setup[HEADER.size :])
 
         def emit(report: Report) -> None:
-            loop.call_soon_threadsafe(self._push, pack_report(report))
+            loop.call_soon_threadsafe(self._push, pack_report(report), self._is_urgent(report))
 
         self._service = Service(factory, config, emit)
         self._service.start()
@@ -68,20 +70,34 @@ class Replica:
     async def reports(self) -> AsyncIterator[bytes]:
         """Frames, as many as there are, for as long as the actor lives.
 
-        The first few go at once, so that a first word does. Many in a row would take Ray more
-        time than the steps themselves take, and in the engine's own process.
+        A first word and whatever is no word go at once. Every step's words by themselves would
+        take Ray more time than the steps take, and in the engine's own process.
         """
         clock = asyncio.get_running_loop().time
         free_s = 0.0
         while True:
             await self._arrived.wait()
-            free_s = max(free_s, clock() - _AT_ONCE * _APART_S)
-            await asyncio.sleep(max(free_s - clock(), 0.0))
-            free_s += _APART_S
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(free_s):
+                    await self._urgent.wait()
+            free_s = clock() + _APART_S
             self._arrived.clear()
+            self._urgent.clear()
             frames, self._outbox = self._outbox, []
             yield b"".join(frames)
 
-    def _push(self, frame: bytes) -> None:
+    def _is_urgent(self, report: Report) -> bool:
+        if report.kind != "event":
+            return True
+        if isinstance(report.value, Started):
+            self._silent.add(report.value.request_id)
+            return False
+        first = report.value.request_id in self._silent
+        self._silent.discard(report.value.request_id)
+        return first
+
+    def _push(self, frame: bytes, urgent: bool) -> None:
         self._outbox.append(frame)
         self._arrived.set()
+        if urgent:
+            self._urgent.set()
