@@ -35,6 +35,10 @@ _PART = re.compile(r"\w+|\W+")
 _LONGEST_PHRASE = 24  # words; a longer loop is caught by the reply's own limit
 # How many times a phrase of so many words may come in a row; a longer one, once.
 _TIMES = {1: 5, 2: 3, 3: 2, 4: 2}
+# The end of a word that says some letters over and over: "ineineine"; once more is held back,
+# four times more is a loop (of one letter: seven times more, as in a scream).
+_AGAIN = re.compile(r"(\w{2,6}?)\1+$|(\w)\2{2,}$")
+_ROUNDS, _ROUNDS_OF_ONE = 5, 8
 _SENTENCE = re.compile(r".+?[.!?\u2026]+[\"'\u2019\u201d)]*(?=\s)\s*", re.DOTALL)
 
 
@@ -120,8 +124,9 @@ class Echo:
 class Loop:
     """Finds a line that says one phrase over and over, as small models do, and ends it.
 
-    Words that repeat those before them are held back until something new comes. When they
-    have become a loop, nothing of it has been shown but its first round.
+    Words that repeat those before them are held back until something new comes, and so are
+    letters within a word. When they have become a loop, nothing of it has been shown but its
+    first round.
 
     Attributes:
         found: the line goes round in circles; there is no use in feeding more of it.
@@ -160,7 +165,18 @@ class Loop:
             whole = repeated - growing  # the last word may become another one yet
             self.found |= whole >= period * _TIMES.get(period, 1)
             longest = max(longest, repeated)
-        return matches[-longest - 1].end() if longest else len(self._text.rstrip())
+        until = matches[-longest - 1].end() if longest else len(self._text.rstrip())
+        return min(until, self._letters_until()) if growing else until
+
+    def _letters_until(self) -> int:
+        """Where the letters begin that repeat those before them in a word; notes a loop."""
+        again = _AGAIN.search(self._text)
+        if not again:
+            return len(self._text)
+        letters = again[1] or again[2]
+        rounds = len(again[0]) // len(letters)
+        self.found |= rounds >= (_ROUNDS if len(letters) > 1 else _ROUNDS_OF_ONE)
+        return again.start() + len(letters)
 
 
 def _repeated(words: Sequence[str], period: int) -> int:

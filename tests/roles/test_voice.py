@@ -94,6 +94,18 @@ def test_a_phrase_over_and_over_is_shown_once(text: str, shown: str, size: int) 
 
 @pytest.mark.parametrize("size", [1, 3, 200])
 @pytest.mark.parametrize(
+    ("text", "shown"),
+    [("In the pipes is Vineineineineineineine", "In the pipes is Vine"), ("Br" + "r" * 20, "Br")],
+)
+def test_letters_over_and_over_are_shown_twice_at_most(text: str, shown: str, size: int) -> None:
+    words, found = unlooped(text, size)
+    assert found
+    assert words.startswith(shown)
+    assert len(words) < len(shown) + len("ine")
+
+
+@pytest.mark.parametrize("size", [1, 3, 200])
+@pytest.mark.parametrize(
     "text",
     [
         "No, no, no, no! Stop it.",
@@ -101,6 +113,7 @@ def test_a_phrase_over_and_over_is_shown_once(text: str, shown: str, size: int) 
         "the oil is behind the globe, the oil is behind two doors",
         "Knock knock. Who is there?",
         "Ha!",
+        "Hahaha! Banana, Mississippi, brrrr, 1000000.",
     ],
 )
 def test_what_people_say_twice_passes_whole(text: str, size: int) -> None:
