@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -99,4 +100,5 @@ def test_audit_log_lines_cannot_be_forged(tmp_path: Path) -> None:
     lines = [line for line in done.stderr.splitlines() if line.startswith("biblioteca.audit")]
     assert len(lines) == 1
     assert "\x1b" not in done.stderr
-    assert "\\r\\n\\u001b[2J" in lines[0]
+    entry = json.loads(lines[0].removeprefix("biblioteca.audit "))
+    assert json.loads(entry["body"])["name"] == "x\r\n\x1b[2Jbiblioteca.audit forged"
