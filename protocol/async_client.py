@@ -117,7 +117,7 @@ class AsyncClient:
         except TimeoutError:
             await self.close()
             raise NoServerError(f"nobody answers at {where.work}; is the server running?") from None
-        except BaseException:
+        except BaseException:  # cancelled or interrupted, too: nothing stays open; raised again
             await self.close()
             raise
 

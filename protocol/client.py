@@ -65,7 +65,7 @@ class Client:
                 raise NoServerError(f"nobody answers at {connection.work}; is the server running?")
             if hello.error is not None:
                 raise hello.error
-        except BaseException:
+        except BaseException:  # cancelled or interrupted, too: nothing stays open; raised again
             self._wire.close()
             raise
 

@@ -135,7 +135,7 @@ def _steps(world: World, corpus: Path, minutes: float, console: Console) -> list
         Step(
             name="npcs",
             is_done=lambda: all(found.live(npc).is_dir() for npc in world.npcs),
-            run=lambda: train_npcs(world, corpus, console, minutes=minutes),
+            run=lambda: _train_npcs(world, corpus, minutes, console),
         ),
         Step(
             name="judge",
@@ -239,18 +239,17 @@ def _train_director(world: World, corpus: Path, minutes: float, console: Console
     _promote(world, DIRECTOR, "director", corpus, console)
 
 
-def train_npcs(
-    world: World, corpus: Path, console: Console, npcs: Sequence[str] = (), minutes: float = MINUTES
-) -> None:
+def _train_npcs(world: World, corpus: Path, minutes: float, console: Console) -> None:
     """Train characters side by side, then promote them through their gates."""
-    names = list(npcs or world.npcs)
     config = replace(NPC_ADAPTER, max_rows=_scaled(NPC_ADAPTER.max_rows, minutes, at_least=40))
     context = get_context("spawn")  # a forked torch deadlocks in its thread pool
-    with ProcessPoolExecutor(min(num_cores(), len(names)), mp_context=context) as pool:
-        waiting = {npc: pool.submit(_train_npc, world.root, npc, config, corpus) for npc in names}
+    with ProcessPoolExecutor(min(num_cores(), len(world.npcs)), mp_context=context) as pool:
+        waiting = {
+            npc: pool.submit(_train_npc, world.root, npc, config, corpus) for npc in world.npcs
+        }
         for npc, future in waiting.items():
             console.print(f"{npc}: {future.result()}")
-    for npc in names:
+    for npc in world.npcs:
         _promote(world, npc, "npc", corpus, console)
 
 

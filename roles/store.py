@@ -80,7 +80,7 @@ class Store:
         try:
             yield self.database
             self.database.execute("COMMIT")
-        except BaseException:
+        except BaseException:  # interrupted, too: half of it must not stay; raised again
             if self.database.in_transaction:  # a full disk may have ended it already
                 self.database.execute("ROLLBACK")
             raise
