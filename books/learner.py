@@ -33,6 +33,7 @@ from books.teacher import (
 )
 from books.training import Progress, Schedule, train
 from npc_adapters.induction import Planted
+from npc_adapters.precision import autocast
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -170,6 +171,6 @@ class Learner(nn.Module):
 
 
 def _run(model: Any, batch: Batch, attentions: bool) -> tuple[Any, Tensor]:
-    with torch.autocast("cpu", torch.bfloat16):
+    with autocast():
         out = model.model(input_ids=batch.token_ids, output_attentions=attentions)
         return out, picked_logits(model, out.last_hidden_state, batch)

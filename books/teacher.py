@@ -20,6 +20,7 @@ from torch import Tensor
 from books.corpus import Row
 from books.losses import LossMix, TopK, keep_top_k, mixed_loss
 from engine.template import ChatTemplate
+from npc_adapters.precision import autocast
 
 TOP_K = 32
 _PAD_ID = 0
@@ -110,7 +111,7 @@ def reply_logits(model: Any, batch: Batch) -> Tensor:
 
     Padding stands behind every real token, so the causal mask alone hides it.
     """
-    with torch.autocast("cpu", torch.bfloat16):
+    with autocast():
         hidden = model.model(input_ids=batch.token_ids).last_hidden_state
         return picked_logits(model, hidden, batch)
 

@@ -30,6 +30,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from npc_adapters.errors import TrainingError
 from npc_adapters.examples import Batch, Example, batches, collate, repetitions
 from npc_adapters.induction import Planted
+from npc_adapters.precision import autocast
 
 # Groups of matrices that Muon works on side by side; fixed, since checkpoints number them.
 _MUON_SHARDS = 4
@@ -103,7 +104,7 @@ def loss_of(model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
         The mean loss over the weights (scalar), and the logits [N, V] of the positions that have
         one, in row-major order.
     """
-    with torch.autocast("cpu", torch.bfloat16):
+    with autocast():
         hidden = model.model(input_ids=batch.ids).last_hidden_state  # [B, T, D]
         weights = batch.weights[:, 1:]
         wanted = weights > 0

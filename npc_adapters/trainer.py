@@ -12,6 +12,7 @@ from transformers import AutoTokenizer, EarlyStoppingCallback, PrinterCallback, 
 from trl import SFTConfig, SFTTrainer
 
 from npc_adapters.methods import default_lr
+from npc_adapters.precision import has_bf16
 from npc_adapters.progress import Progress, Speed
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def _arguments(work: Path, config: TrainConfig) -> SFTConfig:
         max_length=None,
         dataset_kwargs={"skip_prepare_dataset": True},
         train_sampling_strategy="group_by_length",
-        bf16=torch.cuda.is_available() or _has_bf16(),
+        bf16=torch.cuda.is_available() or has_bf16(),
         use_cpu=not torch.cuda.is_available(),
         dataloader_pin_memory=False,
         eval_strategy="epoch",
@@ -87,8 +88,3 @@ def _arguments(work: Path, config: TrainConfig) -> SFTConfig:
         seed=config.seed,
         average_tokens_across_devices=False,
     )
-
-
-def _has_bf16() -> bool:
-    """Whether this CPU multiplies bf16 natively; elsewhere autocast only costs time."""
-    return bool(torch.backends.cpu.get_cpu_capability().startswith("AVX512"))

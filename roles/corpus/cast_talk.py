@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from roles.corpus.cast import TRAITS, Character
 from roles.corpus.draw import Draw
-from roles.corpus.intents import WEIGHTED, small_talk
+from roles.corpus.intents import WEIGHTED, WORD_FOR_WORD, small_talk
 from roles.corpus.seeds import Seed
 from roles.corpus.source import Source
 from roles.corpus.talk import Conversation, Intent, Line, Row
@@ -96,7 +96,7 @@ class Cast:
                 noted = others if draw.chance(0.5) else []
                 return Line(asked=self._ask(draw, fact), core=core, own=own, facts=[*noted])
             fact = draw.choice(mine)
-            answer = fact.text if draw.chance(0.4) else draw.pick(f"lore/{fact.id}/answer")
+            answer = fact.text if draw.chance(WORD_FOR_WORD) else draw.pick(f"lore/{fact.id}/answer")
             core, own = talk.say("fact", "bare", core=answer)
             more = draw.rng.sample(mine, min(draw.choice([0, 1, 2, 3]), len(mine)))
             noted = [fact.text, *(other.text for other in more if other is not fact)]

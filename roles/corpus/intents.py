@@ -7,6 +7,11 @@ from roles.corpus.talk import Conversation, Intent, Line, deed_note, some_offer
 from roles.prompt import action_line
 
 
+# How often an answer is the noted fact itself. Choosing a fact and copying it is what a small
+# model can learn; an answer of other words is where names go wrong.
+WORD_FOR_WORD = 0.8
+
+
 def fact(talk: Conversation) -> Line:
     """A question about a fact of this turn's notes (now and then of a memory)."""
     known = talk.stock.relations.fact(talk.draw)
@@ -33,7 +38,7 @@ def fact_before(talk: Conversation) -> Line:
 
 def _answered(talk: Conversation, known: Fact, asked: str) -> Line:
     draw = talk.draw
-    core, own = known.text if draw.chance(0.3) else known.answer(draw), False
+    core, own = known.text if draw.chance(WORD_FOR_WORD) else known.answer(draw), False
     if draw.chance(0.25 + talk.me.own / 2):
         core, own = talk.say("fact", "bare", core=core)
     line = Line(asked=asked, core=core, own=own, must=[known.value])
