@@ -30,6 +30,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from npc_adapters.errors import TrainingError
 from npc_adapters.examples import Batch, Example, batches, collate, repetitions
 from npc_adapters.induction import Planted
+from npc_adapters.muon import Muon
 from npc_adapters.precision import autocast
 
 # Groups of matrices that Muon works on side by side; fixed, since checkpoints number them.
@@ -173,12 +174,7 @@ def optimizers(model: Any, config: PretrainConfig) -> list[torch.optim.Optimizer
     chosen = {id(p) for p in inner}
     outer = [p for p in model.parameters() if id(p) not in chosen]
     muons = [
-        torch.optim.Muon(
-            inner[shard::_MUON_SHARDS],
-            lr=config.lr,
-            weight_decay=config.weight_decay,
-            adjust_lr_fn="match_rms_adamw",
-        )
+        Muon(inner[shard::_MUON_SHARDS], lr=config.lr, weight_decay=config.weight_decay)
         for shard in range(_MUON_SHARDS)
     ]
     group = {"params": outer, "share": config.outer_lr}
