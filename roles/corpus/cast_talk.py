@@ -66,7 +66,7 @@ class Cast:
             talk.others = draw.rng.sample([name for name in others if name != you], 1)
         intents: dict[Intent, int] = {
             **WEIGHTED,
-            small_talk: 34,
+            small_talk: 44,
             self._lore(npc): _LORE,
             self._opinion(npc): _OPINION,
         }
@@ -96,7 +96,9 @@ class Cast:
                 noted = others if draw.chance(0.5) else []
                 return Line(asked=self._ask(draw, fact), core=core, own=own, facts=[*noted])
             fact = draw.choice(mine)
-            answer = fact.text if draw.chance(WORD_FOR_WORD) else draw.pick(f"lore/{fact.id}/answer")
+            answer = (
+                fact.text if draw.chance(WORD_FOR_WORD) else draw.pick(f"lore/{fact.id}/answer")
+            )
             core, own = talk.say("fact", "bare", core=answer)
             more = draw.rng.sample(mine, min(draw.choice([0, 1, 2, 3]), len(mine)))
             noted = [fact.text, *(other.text for other in more if other is not fact)]

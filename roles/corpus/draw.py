@@ -17,7 +17,7 @@ _MAX_TRIES = 2000
 _CLOSED_KINDS = frozenset(
     {"color", "material", "reason", "objects", "kinship", "mass", "countable", "verb", "stuff"}
     | {"deed_verb", "place_verb", "quality", "scent", "sound"}
-    | {"ruined", "daily", "unit", "taste", "vermin", "caught_verb"}
+    | {"ruined", "daily", "unit", "taste", "vermin", "caught_verb", "manner_word"}
 )
 
 Item = TypeVar("Item")

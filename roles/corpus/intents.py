@@ -6,7 +6,6 @@ from roles.corpus.facts import Fact
 from roles.corpus.talk import Conversation, Intent, Line, deed_note, some_offer
 from roles.prompt import action_line
 
-
 # How often an answer is the noted fact itself. Choosing a fact and copying it is what a small
 # model can learn; an answer of other words is where names go wrong.
 WORD_FOR_WORD = 0.8
@@ -249,7 +248,7 @@ WEIGHTED: dict[Intent, int] = {
     unknown: 9,
     hidden: 3,
     reveal: 4,
-    small_talk: 24,
+    small_talk: 34,
     own_trait: 6,
     echo: 3,
     remembered: 4,

@@ -52,7 +52,7 @@ def load_source(folder: Path) -> Source:
     for name in ("words", "topics", "traits", "book"):
         symbols |= flatten(read_yaml(file(name)), name)
     relations, sentences = Relations.load(file("relations"))
-    talk, talk_symbols = _tables(file("talk"), {"moods", "topic"})
+    talk, talk_symbols = _small_talk(file("talk").parent)
     goals, goal_symbols = _tables(file("goals"), {"slots", "when"})
     actions, action_symbols = _tables(file("actions"), {"argument"})
     voices, moods = read_yaml(file("voices")), read_yaml(file("moods"))
@@ -79,6 +79,17 @@ def load_source(folder: Path) -> Source:
         moods=list(moods),
     )
     return Source(grammar=Grammar(symbols), stock=stock, voices=list(voices))
+
+
+def _small_talk(folder: Path) -> tuple[dict[str, dict[str, object]], dict[str, list[str]]]:
+    """What players say and voices answer, of every file `talk*.yaml`."""
+    tables: dict[str, dict[str, object]] = {}
+    symbols: dict[str, list[str]] = {}
+    for path in sorted(folder.glob("talk*.yaml")):
+        more, more_symbols = _tables(path, {"moods", "topic"})
+        tables |= more
+        symbols |= more_symbols
+    return tables, symbols
 
 
 def _tables(
