@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import OrderedDict
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,6 +16,8 @@ from torch import Tensor
 from engine.errors import RequestError
 from engine.requests import Constraint
 
+_KEPT = 16  # compiled constraints: a game asks for the same few again and again
+
 
 class ConstraintCompiler:
     """Makes matchers for one tokenizer; their masks are filled beside the forward pass."""
@@ -25,6 +28,7 @@ class ConstraintCompiler:
         self._vocab_size = max(vocab_size, tokenizer.get_vocab_size())
         self._tokenizer: LLTokenizer | None = None  # takes a second to build: only if needed
         self._executor: LLExecutor | None = None
+        self._compiled: OrderedDict[Constraint, LLMatcher] = OrderedDict()  # newest last
 
     def compile(self, constraint: Constraint) -> LLMatcher:
         """A matcher at its beginning.
@@ -32,6 +36,14 @@ class ConstraintCompiler:
         Raises:
             RequestError: the schema, pattern, choices or grammar can't be used.
         """
+        if constraint not in self._compiled:
+            self._compiled[constraint] = self._new_matcher(constraint)
+            if len(self._compiled) > _KEPT:
+                self._compiled.popitem(last=False)
+        self._compiled.move_to_end(constraint)
+        return self._compiled[constraint].deep_copy()
+
+    def _new_matcher(self, constraint: Constraint) -> LLMatcher:
         if self._tokenizer is None:
             self._tokenizer = LLTokenizer(
                 self._described, n_vocab=self._vocab_size, eos_token=self._eos_ids

@@ -21,7 +21,7 @@ from npc_adapters.data import Row
 from npc_adapters.errors import TrainingError
 from npc_adapters.examples import Example, collate
 from npc_adapters.judge import CharacterJudge, spoken
-from npc_adapters.replies import Question, write_replies
+from npc_adapters.replies import HeldTo, Question, write_replies
 
 BARE = "base"  # the name of the bare base among the adapters
 GENERAL = "general"  # the name of the forgetting test among the characters
@@ -182,6 +182,7 @@ def evaluate_adapters(
     general: Sequence[Row],
     *,
     sampling: SamplingParams,
+    held_to: HeldTo | None = None,
     num_rows: int = 40,
     threads: int = 0,
 ) -> tuple[dict[str, dict[str, float]], dict[str, Any]]:
@@ -192,7 +193,7 @@ def evaluate_adapters(
         adapters: adapter folders by character.
         trials: rows by character, for the same characters.
         general: held-out rows of nobody in particular, for forgetting.
-        sampling: how replies are generated.
+        sampling, held_to: how replies are generated, see `write_replies`.
         num_rows: held-out rows per character, at most.
         threads: CPU threads of the engine that generates.
 
@@ -207,7 +208,10 @@ def evaluate_adapters(
     fresh = [(r, name) for name, own in held_out.items() for row in own for r in row.replies]
     figures = {name: perplexities(matrix, name) for name in adapters}
     questions = [q for name in adapters for q in questions_of(held_out[name], name)]
-    replies = iter(write_replies(base, adapters, questions, sampling=sampling, threads=threads))
+    written = write_replies(
+        base, adapters, questions, sampling=sampling, held_to=held_to, threads=threads
+    )
+    replies = iter(written)
     for name in adapters:
         own = [next(replies) for _ in held_out[name]]
         figures[name] |= judge_replies(name, held_out[name], own, judge)

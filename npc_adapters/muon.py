@@ -47,14 +47,14 @@ class Muon(torch.optim.Optimizer):
         for group in self.param_groups:
             for matrix in group["params"]:
                 if matrix.grad is not None:
-                    self._update(matrix, group)
+                    self._update(matrix, matrix.grad, group)
 
-    def _update(self, matrix: Tensor, group: dict[str, Any]) -> None:
+    def _update(self, matrix: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
         state = self.state[matrix]
         if not state:
             state["momentum_buffer"] = torch.zeros_like(matrix)
-        average = state["momentum_buffer"].lerp_(matrix.grad, 1 - group["momentum"])
-        nesterov = matrix.grad.lerp(average, group["momentum"])
+        average = state["momentum_buffer"].lerp_(gradient, 1 - group["momentum"])
+        nesterov = gradient.lerp(average, group["momentum"])
         scale = 0.2 * math.sqrt(max(matrix.shape))
         matrix.mul_(1 - group["lr"] * group["weight_decay"])
         update = orthogonalised(nesterov, self._dtype).to(matrix.dtype)

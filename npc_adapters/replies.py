@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from engine.backend import Backend, InlineBackend
 from engine.config import EngineConfig
-from engine.requests import Delta, Finished, GenerationRequest, Message, SamplingParams
+from engine.requests import (
+    Constraint,
+    Delta,
+    Finished,
+    GenerationRequest,
+    Message,
+    SamplingParams,
+)
 from npc_adapters.errors import TrainingError
+
+HeldTo = Callable[[Sequence[Message]], Constraint]  # what an answer to a prompt may be
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +36,7 @@ def write_replies(
     questions: Sequence[Question],
     *,
     sampling: SamplingParams,
+    held_to: HeldTo | None = None,
     quantization: str = "auto",
     threads: int = 0,
 ) -> list[str]:
@@ -37,6 +47,7 @@ def write_replies(
         adapters: folders by the name that questions use.
         questions: what to answer.
         sampling: how words are picked; each question adds its number to the seed.
+        held_to: the grammar of an answer, as in live play; None for free text.
         quantization: as in `EngineConfig`.
         threads: CPU threads; 0 lets torch decide.
 
@@ -51,14 +62,22 @@ def write_replies(
         adapter_slots=max(1, len(adapters)),
         max_rank=64,
     )
-    return asyncio.run(_answer_all(InlineBackend(config), adapters, questions, sampling))
+    settings = [
+        replace(
+            sampling,
+            seed=sampling.seed + number,
+            constraint=held_to(question.messages) if held_to else None,
+        )
+        for number, question in enumerate(questions)
+    ]
+    return asyncio.run(_answer_all(InlineBackend(config), adapters, questions, settings))
 
 
 async def _answer_all(
     backend: Backend,
     adapters: Mapping[str, Path],
     questions: Sequence[Question],
-    sampling: SamplingParams,
+    settings: Sequence[SamplingParams],
 ) -> list[str]:
     await backend.start()
     try:
@@ -67,7 +86,7 @@ async def _answer_all(
             await backend.load_adapter(name, path)
         answers = (
             _answer(backend, number, question, sampling)
-            for number, question in enumerate(questions)
+            for number, (question, sampling) in enumerate(zip(questions, settings, strict=True))
         )
         return list(await asyncio.gather(*answers))
     finally:
@@ -77,13 +96,11 @@ async def _answer_all(
 async def _answer(
     backend: Backend, number: int, question: Question, sampling: SamplingParams
 ) -> str:
-    import dataclasses
-
     request = GenerationRequest(
         request_id=f"judged-{number}",
         prompt=question.messages,
         adapter=question.adapter,
-        sampling=dataclasses.replace(sampling, seed=sampling.seed + number),
+        sampling=sampling,
     )
     text = ""
     async for event in backend.submit(request):

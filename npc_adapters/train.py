@@ -26,6 +26,7 @@ from npc_adapters.data import Row, data_digest, split_rows
 from npc_adapters.encoding import encode
 from npc_adapters.errors import TrainingError, UsageError
 from npc_adapters.methods import ATTENTION, Cost, check_method, default_lr, estimate, peft_config
+from npc_adapters.precision import compute_dtype
 from npc_adapters.progress import draw_losses, quietly
 from npc_adapters.trainer import make_trainer
 
@@ -286,7 +287,7 @@ def load_for_training(base: Path, config: TrainConfig, parent: Path | None = Non
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",
             bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=torch.bfloat16,
+            bnb_4bit_compute_dtype=compute_dtype(),
         )
     model = AutoModelForCausalLM.from_pretrained(base, **options)
     if config.nf4:

@@ -12,7 +12,7 @@ from transformers import AutoTokenizer, EarlyStoppingCallback, PrinterCallback, 
 from trl import SFTConfig, SFTTrainer
 
 from npc_adapters.methods import default_lr
-from npc_adapters.precision import has_bf16
+from npc_adapters.precision import compute_dtype
 from npc_adapters.progress import Progress, Speed
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def _arguments(work: Path, config: TrainConfig) -> SFTConfig:
         max_length=None,
         dataset_kwargs={"skip_prepare_dataset": True},
         train_sampling_strategy="group_by_length",
-        bf16=torch.cuda.is_available() or has_bf16(),
+        bf16=compute_dtype() is torch.bfloat16,
         use_cpu=not torch.cuda.is_available(),
         dataloader_pin_memory=False,
         eval_strategy="epoch",

@@ -212,6 +212,7 @@ def _train_npc_base(world: World, corpus: Path, minutes: float, console: Console
         max_tokens=576,
         report=console.print,
     )
+    training.write_words(world, corpus)
 
 
 def _train_director_base(world: World, corpus: Path, minutes: float, console: Console) -> None:

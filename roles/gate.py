@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 from npc_adapters.evaluate import (
@@ -16,6 +17,7 @@ from npc_adapters.evaluate import (
 from npc_adapters.judge import CharacterJudge
 from npc_adapters.replies import write_replies
 from npc_adapters.store import Check
+from roles.offers import npc_grammar
 from roles.schema import GateTable
 from roles.training import CORPUS, base_folder, general_rows, sampling, trials
 from roles.world import DIRECTOR, World
@@ -65,7 +67,13 @@ def candidate_figures(
     with_general = {npc: rows, **({GENERAL: general} if general else {})}
     figures = perplexities(swap_matrix(base, {npc: folder}, with_general), npc)
     figures["perplexity_ratio"] = figures["perplexity"] / figures["base_perplexity"]
-    replies = write_replies(base, {npc: folder}, questions_of(rows, npc), sampling=sampling(world))
+    replies = write_replies(
+        base,
+        {npc: folder},
+        questions_of(rows, npc),
+        sampling=sampling(world),
+        held_to=partial(npc_grammar, world, ()),
+    )
     figures |= judge_replies(npc, rows, replies, _judge(world, npc))
     if "lore" in figures:
         figures["lore_agreement"] = figures["lore"]

@@ -20,7 +20,7 @@ from engine.requests import Delta, Finished, GenerationRequest, Message, Samplin
 from roles.errors import RolesError
 from roles.grammar import read_yaml
 from roles.npc import sampling_params
-from roles.offers import directive_grammar, offer, reply_grammar
+from roles.offers import directive_grammar, npc_grammar, offer
 from roles.prompt import Notes, director_system, director_turn, npc_system, turn
 from roles.world import World
 
@@ -114,12 +114,13 @@ def _npc_trial(world: World, case: Mapping[str, Any], number: int) -> Trial:
     )
     said = turn(case.get("you", world.spec.player), case["ask"], notes)
     offers = [_offer(world, text) for text in case.get("actions", ())]
+    messages = (npc_system(spec.name, spec.role, spec.persona), said)
     return Trial(
         name=f"{case['npc']}: {case['ask']} ({number})",
-        messages=(npc_system(spec.name, spec.role, spec.persona), said),
+        messages=messages,
         sampling=replace(
             sampling_params(world.spec.tiers.npc.sampling, spec.sampling, number),
-            constraint=reply_grammar(world.spec.emotions, offers),
+            constraint=npc_grammar(world, offers, messages),
         ),
         adapter=case["npc"],
         fault=lambda answer: npc_fault(case, answer),

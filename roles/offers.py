@@ -9,7 +9,7 @@ from typing import Any
 
 import jsonschema
 
-from engine.requests import Constraint
+from engine.requests import Constraint, Message
 from roles import prompt
 from roles.errors import LineError
 from roles.problems import nearest
@@ -20,7 +20,7 @@ MAX_ACTIONS = 2  # in one reply; more is a scene, and belongs to the game
 # One way to write JSON, the way training data writes it.
 _SPACING = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 # Dialogue only: no line breaks, stage directions (*sighs*), markup or brackets.
-_WORDS = r"/[^\s\x00-\x1f\x7f\[\]*<>{}|`][^\x00-\x1f\x7f\[\]*<>{}|`]*/"
+_WORDS = r"[^\s\x00-\x1f\x7f\[\]*<>{}|`][^\x00-\x1f\x7f\[\]*<>{}|`]*"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,14 +76,17 @@ def offer(world: World, name: str, choices: Mapping[str, Sequence[Any]]) -> Offe
     return Offer(name=name, schema=schema, choices=shown)
 
 
-def reply_grammar(emotions: Sequence[str], offers: Sequence[Offer]) -> Constraint:
+def reply_grammar(
+    emotions: Sequence[str], offers: Sequence[Offer], words: str = _WORDS
+) -> Constraint:
     """What a character's reply may be: `[mood] words`, then lines `> action {json}`.
 
     Whatever a player types, no other mood and no action that was not offered can come out.
+    `words` is a regular expression of the speech itself (`Lexicon.pattern`).
     """
     moods = " | ".join(json.dumps(emotion) for emotion in emotions)
     rules = [f'start: "[" mood "] " WORDS{" action?" * MAX_ACTIONS if offers else ""}']
-    rules += [f"mood: {moods}", f"WORDS: {_WORDS}"]
+    rules += [f"mood: {moods}", f"WORDS: /{words}/"]
     if offers:
         calls = " | ".join(f"call_{i}" for i in range(len(offers)))
         rules.append(rf'action: "\n> " ({calls})')
@@ -91,6 +94,14 @@ def reply_grammar(emotions: Sequence[str], offers: Sequence[Offer]) -> Constrain
         schema = json.dumps({**one.schema, "x-guidance": _SPACING})
         rules.append(f"call_{i}: {json.dumps(one.name + ' ')} %json {schema}")
     return Constraint(kind="lark", source="\n".join(rules))
+
+
+def npc_grammar(world: World, offers: Sequence[Offer], prompt: Sequence[Message]) -> Constraint:
+    """The reply grammar of a line: held to the world's words, where it lists them."""
+    if world.lexicon is None:
+        return reply_grammar(world.spec.emotions, offers)
+    pattern = world.lexicon.pattern(message.text for message in prompt)
+    return reply_grammar(world.spec.emotions, offers, pattern)
 
 
 def directive_grammar(world: World) -> Constraint:

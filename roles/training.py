@@ -13,6 +13,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,8 @@ from npc_adapters.errors import TrainingError
 from npc_adapters.store import AdapterLibrary
 from npc_adapters.tokenizer import SPECIAL_TOKENS
 from roles.dialogues.gate import scripts_gate
+from roles.lexicon import taught
+from roles.offers import npc_grammar
 from roles.prompt import npc_system
 from roles.world import DIRECTOR, World
 
@@ -230,6 +233,7 @@ def evaluate(
         trials(world, list(adapters), corpus),
         general_rows("valid", corpus),
         sampling=sampling(world),
+        held_to=partial(npc_grammar, world, ()),
         num_rows=num_rows,
         threads=threads,
     )
@@ -237,6 +241,25 @@ def evaluate(
     whole.pop("judge").save(folder)
     draw_matrix(whole["matrix"], folder / "swap_matrix.png")
     return {"characters": figures, **whole, "matrix_png": str(folder / "swap_matrix.png")}
+
+
+def write_words(world: World, corpus: Path = CORPUS) -> None:
+    """List the words that the npc base and its characters are taught, where the tier names a file.
+
+    Names from word lists (`grammar/words.yaml`) are not among them: prompts show names.
+    """
+    from npc_adapters.judge import spoken
+
+    if (named := world.spec.tiers.npc.words) is None:
+        return
+    files = ["base", *(f"npc-{npc}" for npc in world.npcs)]
+    rows = (row for name in files for row in _corpus_rows(name, "train", corpus))
+    own = [*world.root.glob("npcs/*.toml"), *world.root.glob("grammar/**/*.yaml")]
+    words = taught(
+        (reply for row in rows for reply in map(spoken, row.replies)),
+        (path.read_text(encoding="utf-8") for path in own if path.stem != "words"),
+    )
+    (world.root / named).write_text("\n".join(words) + "\n", encoding="utf-8")
 
 
 def sampling(world: World) -> SamplingParams:

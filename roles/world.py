@@ -12,11 +12,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from roles.errors import Problem, WorldError
+from roles.lexicon import Lexicon
 from roles.lore import EVERYONE, Fact, read_facts
 from roles.problems import nearest, parse, read_front_matter, read_toml, shown
 from roles.regard import OF_MOODS
@@ -110,6 +112,16 @@ class World:
         named = self.spec.memory.encoder
         return None if named is None else (self.root / named).resolve()
 
+    @cached_property
+    def lexicon(self) -> Lexicon | None:
+        """The words that characters are held to, or None where any word may be said.
+
+        Raises:
+            WorldError: the file that the npc tier names can't be used.
+        """
+        named = self.spec.tiers.npc.words
+        return None if named is None else Lexicon.load(self.root / named)
+
     def student(self, book: str) -> Path | None:
         """A book's student folder, or None where it has none (yet)."""
         named, tier = self.books[book].student, self.spec.tiers.book
@@ -164,6 +176,10 @@ class World:
                 problems.append(Problem("world.toml", f"tiers.{tier}.base", message, remedy))
             if spec.adapter and not (self.root / spec.adapter).is_dir():
                 problems.append(_no_adapter("world.toml", f"tiers.{tier}.adapter", spec.adapter))
+        words = tiers.npc.words
+        if words is not None and not (self.root / words).is_file():
+            message, remedy = f"there is no file {words!r}", "remove the line, or list words there"
+            problems.append(Problem("world.toml", "tiers.npc.words", message, remedy))
         if self.encoder is not None and not (self.encoder / "model.safetensors").is_file():
             remedy = "put a sentence encoder such as all-MiniLM-L6-v2 there, or remove the line"
             message = f"there is no model.safetensors in {self.encoder}"
