@@ -40,14 +40,14 @@ class Muon(torch.optim.Optimizer):
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
         self._dtype = torch.bfloat16 if has_bf16() else torch.float32
 
-    @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
         """Update every matrix that has a gradient."""
         assert closure is None
-        for group in self.param_groups:
-            for matrix in group["params"]:
-                if matrix.grad is not None:
-                    self._update(matrix, matrix.grad, group)
+        with torch.no_grad():
+            for group in self.param_groups:
+                for matrix in group["params"]:
+                    if matrix.grad is not None:
+                        self._update(matrix, matrix.grad, group)
 
     def _update(self, matrix: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
         state = self.state[matrix]

@@ -20,6 +20,7 @@ _APOSTROPHES = "'\u2019"
 WORD = re.compile(rf"[^\W\d_]+(?:[{_APOSTROPHES}][^\W\d_]+)*")
 # What may stand between two words; it holds no bracket, slash or markup.
 _BETWEEN = rf"[ ,.!?:;\"{_APOSTROPHES}\u201c\u201d()…\u2013\u2014-]{{1,4}}"
+_BEFORE = r"[\"'\u201c(]?"  # the first of them
 _NUMBER = r"[0-9]+([.:,][0-9]+)*"
 _LEAST_ROWS = 10  # a word of fewer replies is not one that the base was taught
 
@@ -75,7 +76,7 @@ def taught(replies: Iterable[str], own: Iterable[str]) -> list[str]:
 @lru_cache(maxsize=64)
 def _pattern(known: frozenset[str], shown: frozenset[str]) -> str:
     word = _alternatives(_trie(sorted(known | shown)), first=True)
-    return rf"(({word}|{_NUMBER})([{_APOSTROPHES}]s)?{_BETWEEN})+"
+    return rf"{_BEFORE}(({word}|{_NUMBER})([{_APOSTROPHES}]s)?{_BETWEEN})+"
 
 
 def _trie(words: Iterable[str]) -> _Trie:
