@@ -60,7 +60,7 @@ class Pacing:
         state = [self._text(draw, "director/state") for _ in range(draw.choice([0, 0, 1, 1, 2]))]
         events = [self._noise(draw) for _ in range(draw.choice([0, 0, 1, 1, 2]))]
         if draw.chance(0.05):
-            state.append(draw.pick("director/scene_state"))
+            state.append(self._text(draw, "director/scene_state"))
             directive = {"do": "wait"}
             events += [self._happening(draw).event] if draw.chance(0.6) else []
         elif draw.chance(0.42):
@@ -95,12 +95,7 @@ class Pacing:
         if roll < 0.76:
             return self._of_the_world(draw)
         if roll < 0.88:
-            names = self._names(draw)
-            event = draw.pick("director/stuck", **names)
-            about = draw.text("#x.the#", **names)
-            return Happening(
-                event=event, directive={"do": "hint", "who": names["id"], "about": about}
-            )
+            return self._stuck(draw)
         names = self._names(draw)
         if roll < 0.97:
             event = draw.pick("director/hush", **names)
@@ -111,6 +106,15 @@ class Pacing:
         names = self._names(draw)
         kind = f"director/kinds/{draw.choice(self.kinds)}"
         return self._directed(draw, kind, names, names["id"])
+
+    def _stuck(self, draw: Draw) -> Happening:
+        """A thing that can't be found, or a puzzle that can't be solved."""
+        names, symbol = self._names(draw), "director/stuck"
+        if draw.chance(0.4):
+            names["x"], symbol = draw.phrase("director/puzzle"), "director/puzzled"
+        event = draw.pick(symbol, **names)
+        about = draw.text("#x.the#", **names)
+        return Happening(event=event, directive={"do": "hint", "who": names["id"], "about": about})
 
     def _of_the_world(self, draw: Draw) -> Happening:
         kind = f"director/world/{draw.choice(self.world_kinds)}"

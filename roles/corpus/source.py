@@ -59,6 +59,7 @@ def load_source(folder: Path) -> Source:
     symbols |= sentences | talk_symbols | goal_symbols | action_symbols
     symbols |= flatten(voices, "voices.yaml") | flatten(moods, "moods.yaml", "mood/")
     symbols |= {"bare": ["#core#"]} | flatten(read_yaml(file("director")), "director", "director/")
+    symbols |= flatten(read_yaml(file("director_words")), "director_words", "dw/")
     if (folder / "lore.yaml").exists():
         symbols |= flatten(read_yaml(folder / "lore.yaml"), "lore.yaml", "lore/")
     for path in sorted(folder.glob("npcs/*.yaml")):
