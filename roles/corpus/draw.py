@@ -18,7 +18,7 @@ _CLOSED_KINDS = frozenset(
     {"color", "material", "reason", "objects", "kinship", "mass", "countable", "verb", "stuff"}
     | {"deed_verb", "place_verb", "quality", "scent", "sound"}
     | {"ruined", "daily", "unit", "taste", "vermin", "caught_verb", "manner_word"}
-    | {"sum_is_four", "sum_is_ten"}
+    | {"sum_is_four", "sum_is_ten", "pair"}
 )
 
 Item = TypeVar("Item")
