@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import OrderedDict
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,6 +16,10 @@ from torch import Tensor
 from engine.errors import RequestError
 from engine.requests import Constraint
 
+_KEPT = (
+    64  # compiled constraints: a character's lines mostly share one, which takes 2 ms to compile
+)
+
 
 class ConstraintCompiler:
     """Makes matchers for one tokenizer; their masks are filled beside the forward pass."""
@@ -25,6 +30,7 @@ class ConstraintCompiler:
         self._vocab_size = max(vocab_size, tokenizer.get_vocab_size())
         self._tokenizer: LLTokenizer | None = None  # takes a second to build: only if needed
         self._executor: LLExecutor | None = None
+        self._kept: OrderedDict[Constraint, LLMatcher] = OrderedDict()  # at their beginnings
 
     def compile(self, constraint: Constraint) -> LLMatcher:
         """A matcher at its beginning.
@@ -37,6 +43,14 @@ class ConstraintCompiler:
                 self._described, n_vocab=self._vocab_size, eos_token=self._eos_ids
             )
             self._executor = LLExecutor(num_threads=1)
+        if constraint not in self._kept:
+            self._kept[constraint] = self._compiled(constraint)
+            if len(self._kept) > _KEPT:
+                self._kept.popitem(last=False)
+        self._kept.move_to_end(constraint)
+        return self._kept[constraint].deep_copy()
+
+    def _compiled(self, constraint: Constraint) -> LLMatcher:
         try:
             matcher = LLMatcher(self._tokenizer, _grammar(constraint), log_level=0)
         except ValueError as error:
