@@ -15,6 +15,7 @@ from typing import Any, Literal, Protocol, cast
 
 from engine.config import EngineConfig
 from engine.errors import BackendError, EngineError
+from engine.inbox import Inbox
 from engine.requests import (
     AdapterInfo,
     EngineStats,
@@ -224,13 +225,8 @@ class InlineBackend(ServedBackend):
 
     async def start(self) -> None:
         """Start the thread."""
-        loop = asyncio.get_running_loop()
-
-        def emit(report: Report) -> None:
-            with contextlib.suppress(RuntimeError):  # the loop may have ended before us
-                loop.call_soon_threadsafe(self._receive, report)
-
-        self._service = Service(self._factory, self._config, emit)
+        inbox: Inbox[Report] = Inbox(self._receive)
+        self._service = Service(self._factory, self._config, inbox.put)
         self._service.start()
 
     def _send(self, command: Command) -> None:

@@ -50,6 +50,9 @@ class Core(Protocol):
         """Counters and gauges."""
 
 
+# Building a core and reading its first adapter import much of torch, transformers and peft, whose
+# circular imports fail when several threads of one process are in the midst of them.
+_IMPORTING = threading.Lock()
 Operation = Literal["submit", "cancel", "load", "unload", "adapters", "stats", "close"]
 
 
@@ -122,7 +125,8 @@ class Service:
 
     def _run(self) -> None:
         try:
-            core = build_core(self._factory, self._config)
+            with _IMPORTING:
+                core = build_core(self._factory, self._config)
         except Exception as error:  # reported whole: nothing else could tell why
             self._emit(Report("fatal", 0, failure(error)))
             return
@@ -187,7 +191,8 @@ class Service:
 
         def read() -> None:
             try:
-                adapter = core.read_adapter(path)
+                with _IMPORTING:
+                    adapter = core.read_adapter(path)
             except Exception as error:  # whatever is wrong with the file is the caller's to know
                 self._refuse(command, error)
                 return

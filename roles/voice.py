@@ -135,15 +135,34 @@ class Loop:
     found: bool = False
     _text: str = ""
     _num_shown: int = 0
+    _words: list[str] = field(default_factory=list)
+    _ends: list[int] = field(default_factory=list)
+    _last_start: int = 0
+    _growing: bool = False  # the text ends within a word, which may become another one yet
 
     def feed(self, piece: str) -> str:
         """Take a piece; returns what may be shown now."""
         shown = ""
         for part in _PART.findall(piece):
             if not self.found:
-                self._text += part
+                self._append(part)
                 shown += self._show(self._new_until())
         return shown
+
+    def _append(self, part: str) -> None:
+        """Add a word, a word's next letters, or what stands between words."""
+        start, growing = len(self._text), self._growing
+        self._text += part
+        self._growing = _WORD.match(part) is not None
+        if not self._growing:
+            return
+        if growing:
+            self._words.pop()
+            self._ends.pop()
+        else:
+            self._last_start = start
+        self._words.append(self._text[self._last_start :].lower())
+        self._ends.append(len(self._text))
 
     def finish(self) -> str:
         """The line is over; returns the rest, without a loop's rounds."""
@@ -156,21 +175,18 @@ class Loop:
 
     def _new_until(self) -> int:
         """Where the words begin that repeat those before them; notes a loop."""
-        matches = list(_WORD.finditer(self._text))
-        words = [match[0].lower() for match in matches]
-        growing = bool(matches) and matches[-1].end() == len(self._text)
-        longest = 0
+        words, longest = self._words, 0
         for period in range(1, min(_LONGEST_PHRASE, len(words) - 1) + 1):
             repeated = _repeated(words, period)
-            whole = repeated - growing  # the last word may become another one yet
+            whole = repeated - self._growing
             self.found |= whole >= period * _TIMES.get(period, 1)
             longest = max(longest, repeated)
-        until = matches[-longest - 1].end() if longest else len(self._text.rstrip())
-        return min(until, self._letters_until()) if growing else until
+        until = self._ends[-longest - 1] if longest else len(self._text.rstrip())
+        return min(until, self._letters_until()) if self._growing else until
 
     def _letters_until(self) -> int:
         """Where the letters begin that repeat those before them in a word; notes a loop."""
-        again = _AGAIN.search(self._text)
+        again = _AGAIN.search(self._text, self._last_start)
         if not again:
             return len(self._text)
         letters = again[1] or again[2]

@@ -158,8 +158,11 @@ async def check(
 
     began = time.perf_counter()
     counts = [seeds or source.script.seeds for source in sources]
-    pairs = zip(sources, counts, strict=True)
-    runs = await asyncio.gather(*(play(source, k) for source, n in pairs for k in range(n)))
+    jobs = [(one, k) for one, n in zip(sources, counts, strict=True) for k in range(n)]
+    # The longest begin first: at the end no long one is left to play alone.
+    order = sorted(range(len(jobs)), key=lambda job: -jobs[job][0].script.num_lines)
+    tasks = {job: asyncio.create_task(play(*jobs[job])) for job in order}
+    runs = await asyncio.gather(*(tasks[job] for job in range(len(jobs))))
     wall_s = time.perf_counter() - began
     return Verdict(
         outcomes=tuple(_grouped(sources, counts, runs)), wall_s=wall_s, concurrency=concurrency

@@ -246,6 +246,11 @@ class Script(Table):
             named |= _named(turn)
         return named
 
+    @property
+    def num_lines(self) -> int:
+        """The most lines that models may be asked for."""
+        return sum(_num_lines(turn) for turn in self.turns)
+
 
 def addressee(script: Script, turn: SayTurn) -> str | None:
     """Whom a line is for: `to`, or the only character present (None where that is unclear)."""
@@ -263,6 +268,12 @@ def _named(turn: Turn) -> set[str]:
         case SceneTurn(present=agents):
             return set(agents)
     return set()
+
+
+def _num_lines(turn: Turn) -> int:
+    if isinstance(turn, ConverseTurn):
+        return turn.max_lines
+    return 1 if isinstance(turn, SayTurn | AskTurn | TickTurn) else 0
 
 
 def json_schema() -> dict[str, Any]:

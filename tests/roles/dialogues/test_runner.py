@@ -1,10 +1,17 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
+from protocol.administration import RehearseRequest
+from protocol.errors import Code, Refusal
+from protocol.messages import Body, Ok
 from roles.dialogues.hosting import Hosted
+from roles.dialogues.instruments import read_instruments
 from roles.dialogues.runner import Outcome, Verdict, check
 from roles.dialogues.source import Source
+from roles.world import World
 from tests.roles.dialogues.conftest import WriteScripts
 
 STORY = """\
@@ -75,6 +82,27 @@ turns:
     expect: {fallback: true}
 """
 
+ONE_LINE = """\
+name: one
+seed: 1
+turns:
+  - {say: Hello?, to: anna, expect: {fallback: false}}
+"""
+UP_TO_FOUR = """\
+name: four
+seed: 2
+scene: {present: [anna, ben]}
+turns:
+  - {converse: Hello?, max_lines: 4, expect: {speakers: anna}}
+"""
+TWO_LINES = """\
+name: two
+seed: 3
+turns:
+  - {say: Hello?, to: anna, expect: {fallback: false}}
+  - {say: Hello again?, to: anna, expect: {fallback: false}}
+"""
+
 
 async def played(host: Hosted, sources: list[Source], concurrency: int) -> Verdict:
     return await check(
@@ -125,6 +153,29 @@ async def test_rehearsals_leave_the_running_game_as_it_was(
     await played(host, write_scripts(STORY), 4)
     assert list(store.database.iterdump()) == before
     assert host.manager.house.transcript.newest(None, None, 10) == []
+
+
+async def test_the_longest_begin_first_and_come_back_in_their_files_order(
+    world: World, write_scripts: WriteScripts
+) -> None:
+    begun: list[int] = []
+
+    class Silent:
+        async def request(self, kind: str, body: Body) -> Body:
+            if not isinstance(body, RehearseRequest):
+                raise Refusal(Code.FAILED, "nobody is here")
+            if body.op == "open":
+                begun.append(body.seed)
+            return Ok()
+
+    @asynccontextmanager
+    async def empty_stage() -> AsyncIterator[Silent]:
+        yield Silent()
+
+    sources = write_scripts("---\n".join([ONE_LINE, UP_TO_FOUR, TWO_LINES]))
+    verdict = await check(sources, world, empty_stage, read_instruments(world), concurrency=1)
+    assert begun == [2, 3, 1]
+    assert [outcome.source.script.name for outcome in verdict.outcomes] == ["one", "four", "two"]
 
 
 def _with_seed(source: Source, seed: int) -> Source:

@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import asyncio
+import threading
+
+import pytest
+
+from engine.inbox import Inbox
+
+
+async def test_items_of_many_threads_all_come_in_their_order() -> None:
+    taken: list[tuple[int, int]] = []
+    whole = asyncio.Event()
+
+    def take(item: tuple[int, int]) -> None:
+        taken.append(item)
+        if len(taken) == 4 * 500:
+            whole.set()
+
+    inbox: Inbox[tuple[int, int]] = Inbox(take)
+
+    def fill(thread: int) -> None:
+        for number in range(500):
+            inbox.put((thread, number))
+
+    threads = [threading.Thread(target=fill, args=(n,)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    async with asyncio.timeout(30):
+        await whole.wait()
+    for thread in threads:
+        thread.join()
+    for number in range(4):
+        assert [n for thread, n in taken if thread == number] == list(range(500))
+
+
+async def test_what_comes_at_once_wakes_the_loop_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop, taken = asyncio.get_running_loop(), list[int]()
+    wake, calls = loop.call_soon_threadsafe, list[object]()
+    monkeypatch.setattr(loop, "call_soon_threadsafe", lambda f: (calls.append(f), wake(f)))
+    inbox = Inbox(taken.append)
+    for number in range(16):
+        inbox.put(number)
+    await asyncio.sleep(0)
+    assert taken == list(range(16))
+    assert len(calls) == 1
+    inbox.put(16)
+    await asyncio.sleep(0)
+    assert taken == list(range(17))
+
+
+async def test_one_that_cannot_be_taken_holds_up_nobody() -> None:
+    loop, taken, told = asyncio.get_running_loop(), list[float](), list[object]()
+    loop.set_exception_handler(lambda _, context: told.append(context["exception"]))
+    inbox: Inbox[int] = Inbox(lambda number: taken.append(1 / number))
+    for number in (1, 0, 2):
+        inbox.put(number)
+    await asyncio.sleep(0.01)
+    assert taken == [1, 0.5]
+    assert [type(error) for error in told] == [ZeroDivisionError]
+    inbox.put(4)
+    await asyncio.sleep(0.01)
+    assert taken == [1, 0.5, 0.25]
+
+
+async def test_a_loop_that_has_ended_is_no_error() -> None:
+    ended: list[Inbox[int]] = []
+
+    async def make() -> None:
+        ended.append(Inbox([].append))
+
+    await asyncio.to_thread(lambda: asyncio.run(make()))
+    ended[0].put(1)
