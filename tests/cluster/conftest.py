@@ -33,5 +33,8 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def database() -> Iterator[Postgres]:
-    with TemporaryDirectory(prefix="biblioteca-postgres-") as folder, postgres(Path(folder)) as made:
+    with (
+        TemporaryDirectory(prefix="biblioteca-postgres-") as folder,
+        postgres(Path(folder)) as made,
+    ):
         yield made
