@@ -152,12 +152,12 @@ class SharedStore(Store):
 
     def _note_changes(self) -> None:
         """Have SQLite write down which rows a transaction has touched."""
-        self.database.execute("CREATE TEMP TABLE changed(of, row, PRIMARY KEY(of, row))")
+        self.database.execute("CREATE TEMP TABLE changed(of, row)")
         for table, key in _KEYS.items():
             for event, side in (("INSERT", "new"), ("UPDATE", "new"), ("DELETE", "old")):
                 self.database.execute(
                     f"CREATE TEMP TRIGGER {table}_{event} AFTER {event} ON main.{table} BEGIN "
-                    f"INSERT OR IGNORE INTO changed VALUES ('{table}', {side}.{key}); END"
+                    f"INSERT INTO changed VALUES ('{table}', {side}.{key}); END"
                 )
 
     def _send_changes(self) -> None:

@@ -1,4 +1,4 @@
-"""A PostgreSQL server of the tests' own, on a free loopback port, its files in a folder of theirs."""
+"""A PostgreSQL server of the tests' own, on a free loopback port."""
 
 from __future__ import annotations
 
