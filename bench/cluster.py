@@ -54,6 +54,7 @@ def main() -> None:
     parser.add_argument("--lines", type=int, default=96, help="lines per measurement")
     parser.add_argument("--at-once", type=int, default=16, help="lines spoken at once, per replica")
     parser.add_argument("--singles", type=int, default=30, help="lines alone, for the first token")
+    parser.add_argument("--paths", nargs="+", default=[], help="only these, by their names")
     parser.add_argument("--replicas", type=int, nargs="+", default=[1, 2, 4])
     arguments = parser.parse_args()
     logging.disable(logging.WARNING)
@@ -77,9 +78,12 @@ async def paths(arguments: argparse.Namespace, store: str) -> dict[str, Any]:
         "ray, one call per request": ActorPerRequest,
         "ray serve": ServePerRequest,
         "subprocess again": lambda: SubprocessBackend(config()),
+        "ray again": lambda: ray_backend(store, 1),
     }
     rows: list[dict[str, Any]] = []
     for name, make in made.items():
+        if arguments.paths and name not in arguments.paths:
+            continue
         try:
             backend = make()
         except ImportError as error:
