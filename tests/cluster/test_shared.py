@@ -45,7 +45,7 @@ def taken(store: SharedStore) -> SharedStore:
     return store
 
 
-def content(store: Store) -> dict[str, list[object]]:
+def content(store: Store) -> dict[str, list[str]]:
     rows = {table: store.database.execute(f"SELECT * FROM {table}").fetchall() for table in TABLES}
     return {table: sorted(map(repr, found)) for table, found in rows.items()}
 
