@@ -41,8 +41,8 @@ test-clients: $(STAMP)  ## the conformance scenarios against the JavaScript and 
 	$(BIN)/biblioteca conform --client build/conform-cpp
 	$(BIN)/biblioteca conform --client "$(BIN)/python -m protocol.conformance.python_client"
 
-test-cluster: $(STAMP)  ## install Ray, then tests and a trial on real clusters of this machine; takes minutes
-	$(BIN)/python -m pip install --quiet --editable ".[cluster]"
+test-cluster: $(STAMP)  ## install Ray and psycopg, then tests and a trial on real clusters of this machine; takes minutes
+	$(BIN)/python -m pip install --quiet --editable ".[cluster,postgres]"
 	$(BIN)/pytest tests/cluster -m "slow or not slow"
 
 test-faults: $(STAMP)  ## kills, floods and hostile input against real processes; takes minutes

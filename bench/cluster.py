@@ -54,6 +54,7 @@ def main() -> None:
     parser.add_argument("--lines", type=int, default=96, help="lines per measurement")
     parser.add_argument("--at-once", type=int, default=16, help="lines spoken at once, per replica")
     parser.add_argument("--singles", type=int, default=30, help="lines alone, for the first token")
+    parser.add_argument("--paths", nargs="+", default=[], help="only these, by their names")
     parser.add_argument("--replicas", type=int, nargs="+", default=[1, 2, 4])
     arguments = parser.parse_args()
     logging.disable(logging.WARNING)
@@ -63,9 +64,16 @@ def main() -> None:
                 arguments, store
             )
         )
-    for row in report["rows"]:
-        print(row)
     print(json.dumps(report))
+
+
+class Rows(list[dict[str, Any]]):
+    """What was measured; each row is shown as soon as it is there."""
+
+    def append(self, row: dict[str, Any]) -> None:
+        """Show and keep a row."""
+        print(row, flush=True)
+        super().append(row)
 
 
 async def paths(arguments: argparse.Namespace, store: str) -> dict[str, Any]:
@@ -77,9 +85,12 @@ async def paths(arguments: argparse.Namespace, store: str) -> dict[str, Any]:
         "ray, one call per request": ActorPerRequest,
         "ray serve": ServePerRequest,
         "subprocess again": lambda: SubprocessBackend(config()),
+        "ray again": lambda: ray_backend(store, 1),
     }
-    rows: list[dict[str, Any]] = []
+    rows = Rows()
     for name, make in made.items():
+        if arguments.paths and name not in arguments.paths:
+            continue
         try:
             backend = make()
         except ImportError as error:
@@ -95,7 +106,7 @@ async def paths(arguments: argparse.Namespace, store: str) -> dict[str, Any]:
 async def scaling(arguments: argparse.Namespace, store: str) -> dict[str, Any]:
     """More replicas, each on a core of its own as far as there are any."""
     start_ray(max(arguments.replicas))
-    rows: list[dict[str, Any]] = []
+    rows = Rows()
     for num in arguments.replicas:
         backend = ray_backend(store, num)
         await prepare(backend)
@@ -110,7 +121,7 @@ async def routing(arguments: argparse.Namespace, store: str) -> dict[str, Any]:
     """Conversations of eight characters on replicas with two slots each."""
     num = max(arguments.replicas)
     start_ray(num)
-    rows: list[dict[str, Any]] = []
+    rows = Rows()
     for name, route in (("by adapter and conversation", choose), ("at random", at_random)):
         backend = ray_backend(store, num, route, adapter_slots=2, max_rows=8)
         await prepare(backend)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+from collections import deque
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -28,8 +29,7 @@ class Replica:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # see engine/backend.py
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         self._store = NodeStore(Path(store).expanduser())
-        self._outbox: list[bytes] = []
-        self._arrived, self._urgent = asyncio.Event(), asyncio.Event()
+        self._outbox: deque[bytes] = deque()  # filled by the engine's thread
         self._silent: set[str] = set()  # requests that have begun and said nothing
 
     async def find(self, parcel: bytes) -> str:
@@ -53,13 +53,9 @@ class Replica:
         """
         import ray
 
-        loop = asyncio.get_running_loop()
         factory, config = unpack_setup(setup[HEADER.size :])
-
-        def emit(report: Report) -> None:
-            loop.call_soon_threadsafe(self._push, pack_report(report), self._is_urgent(report))
-
-        self._service = Service(factory, config, emit)
+        self._arrived, self._urgent = Bell(), Bell()
+        self._service = Service(factory, config, self._emit)
         self._service.start()
         return os.getpid(), str(ray.get_runtime_context().get_node_id())
 
@@ -81,10 +77,18 @@ class Replica:
                 async with asyncio.timeout_at(free_s):
                     await self._urgent.wait()
             free_s = clock() + _APART_S
-            self._arrived.clear()
-            self._urgent.clear()
-            frames, self._outbox = self._outbox, []
-            yield b"".join(frames)
+            self._arrived.silence()
+            self._urgent.silence()
+            frames = [self._outbox.popleft() for _ in range(len(self._outbox))]
+            if frames:
+                yield b"".join(frames)
+
+    def _emit(self, report: Report) -> None:
+        """Take a report of the engine's thread."""
+        self._outbox.append(pack_report(report))
+        self._arrived.ring()
+        if self._is_urgent(report):
+            self._urgent.ring()
 
     def _is_urgent(self, report: Report) -> bool:
         if report.kind != "event":
@@ -96,8 +100,28 @@ class Replica:
         self._silent.discard(report.value.request_id)
         return first
 
-    def _push(self, frame: bytes, urgent: bool) -> None:
-        self._outbox.append(frame)
-        self._arrived.set()
-        if urgent:
-            self._urgent.set()
+
+class Bell:
+    """An event that a thread sets for an event loop; set again, it costs nothing.
+
+    Waking a loop takes it from the engine's thread: once a message is enough, once a token is not.
+    """
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._event, self._rung = asyncio.Event(), False
+
+    def ring(self) -> None:
+        """Set it, from any thread."""
+        if not self._rung:
+            self._rung = True
+            self._loop.call_soon_threadsafe(self._event.set)
+
+    def silence(self) -> None:
+        """Clear it, before what it told of is looked at."""
+        self._rung = False
+        self._event.clear()
+
+    async def wait(self) -> None:
+        """Return once it is set."""
+        await self._event.wait()

@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from protocol.errors import NoServerError
 from protocol.messages import SPEC_VERSION, Body
@@ -21,15 +21,25 @@ class KeyPair(Body):
     secret: str
 
 
-class Connection(Body):
-    """Where a server listens, and the keys to talk to it."""
+class Address(Body):
+    """A server's three endpoints; "" for one it doesn't have."""
+
+    work: str
+    control: str = ""
+    telemetry: str = ""
+
+
+class Connection(Address):
+    """Where a server listens, the keys to talk to it, and who serves when it can't.
+
+    Attributes:
+        others: servers of the same game with the same keys, tried in turn.
+    """
 
     spec: str = SPEC_VERSION
     pid: int = 0
     world: str = ""
-    work: str
-    control: str = ""
-    telemetry: str = ""
+    others: list[Address] = Field(default_factory=list)
     server_key: str | None = None
     client_key: KeyPair | None = None
 

@@ -20,7 +20,7 @@ from pathlib import Path
 import zmq
 
 from protocol.codec import Envelope, decode
-from protocol.connection import Connection, default_path, write_private
+from protocol.connection import Address, Connection, default_path, write_private
 from protocol.dispatch import Dispatcher
 from protocol.errors import FrameError, ProtocolError
 from protocol.jobs import transmit
@@ -48,6 +48,7 @@ class ServerConfig:
         world: the world's title, told to clients.
         connection: where the connection file goes; None writes none.
         keys: folder of the server's and the clients' keys; None is no encryption.
+        others: servers of the same game with the same keys, told to clients.
         limits: what a message may hold.
         sessions: how much a client may take; None is no rate on loopback without keys, and
             `GUARDED` with keys.
@@ -58,6 +59,7 @@ class ServerConfig:
     world: str = ""
     connection: Path | None = field(default_factory=default_path)
     keys: Path | None = None
+    others: tuple[Address, ...] = ()
     limits: Limits = field(default_factory=Limits)
     sessions: SessionLimits | None = None
 
@@ -158,6 +160,7 @@ class Server:
             telemetry=str(telemetry),
             server_key=self._keys.server.public if self._keys else None,
             client_key=self._keys.owner if self._keys else None,
+            others=list(config.others),
         )
 
     def publish(self, t: str, body: Body) -> None:

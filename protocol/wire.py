@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import weakref
 from dataclasses import dataclass
 
 import zmq
@@ -10,7 +11,7 @@ from zmq.utils.monitor import recv_monitor_message
 
 from protocol.calls import Call, Calls
 from protocol.codec import PROTOCOL
-from protocol.connection import Connection
+from protocol.connection import Address, Connection
 from protocol.errors import KeyRefusedError, ProtocolError
 from protocol.messages import HelloRequest
 
@@ -19,6 +20,7 @@ _FAILURES = {
     zmq.Event.HANDSHAKE_FAILED_PROTOCOL,
     zmq.Event.HANDSHAKE_FAILED_AUTH,
 }
+_TURN_S = 1.0  # without a connection, or with a silent server, before the next address is tried
 _WATCHED = (
     sum(_FAILURES) | zmq.Event.HANDSHAKE_SUCCEEDED | zmq.Event.CONNECTED | zmq.Event.DISCONNECTED
 )
@@ -48,6 +50,7 @@ class Wire:
 
     Attributes:
         calls: what was asked and what came back.
+        address: of the server it now turns to, the first of the list or another one.
         connected: whether the work socket has a connection now.
     """
 
@@ -59,9 +62,12 @@ class Wire:
             hello,
             heartbeat_s=config.heartbeat_s,
             timeout_s=config.timeout_s,
-            server=connection.work,
+            server=" or ".join(one.work for one in (connection, *connection.others)),
         )
         self.connection = connection
+        self.address: Address = connection
+        self._well_s = time.monotonic()  # when the server was last known to be there
+        self._telemetry: weakref.WeakSet[zmq.Socket[bytes]] = weakref.WeakSet()
         self.connected = False
         self._was_connected = False
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
@@ -81,7 +87,8 @@ class Wire:
 
     def subscribe(self, topics: list[str]) -> zmq.Socket[bytes]:
         """A socket on which these topics' telemetry arrives; the caller closes it."""
-        socket = dial(self._context, zmq.SUB, self.connection.telemetry, self.connection)
+        socket = dial(self._context, zmq.SUB, self.address.telemetry, self.connection)
+        self._telemetry.add(socket)
         for topic in topics:
             socket.setsockopt_string(zmq.SUBSCRIBE, topic)
         return socket
@@ -100,8 +107,24 @@ class Wire:
                 if self.calls.welcome is not had_session and "control" in self._sockets:
                     self.calls.join_control()
         self.calls.tick(now, idle_ping=idle_ping)
+        if self.connection.others:
+            self._turn_if_gone(now)
         self._send()
         return changed
+
+    def _turn_if_gone(self, now: float) -> None:
+        """Go to the next address, round and round, while nobody is there."""
+        if self.connected and self.calls.alive:
+            self._well_s = now
+        elif now - self._well_s > _TURN_S:
+            every = [self.connection, *self.connection.others]
+            after = every[(every.index(self.address) + 1) % len(every)]
+            for channel, socket in self._sockets.items():
+                _redial(socket, getattr(self.address, channel), getattr(after, channel))
+            for socket in self._telemetry:
+                if not socket.closed:
+                    _redial(socket, self.address.telemetry, after.telemetry)
+            self.address, self.connected, self._well_s = after, False, now
 
     @property
     def readable(self) -> bool:
@@ -110,7 +133,7 @@ class Wire:
 
     def _send(self) -> None:
         outbox = self.calls.outbox
-        while outbox:
+        while outbox and (self.connected or not self.connection.others):
             channel, frame = outbox[0]
             try:
                 self._sockets[channel].send_multipart([PROTOCOL, frame], zmq.DONTWAIT)
@@ -174,6 +197,12 @@ def dial(
         socket.setsockopt(zmq.CURVE_SERVERKEY, connection.server_key.encode())
     socket.connect(endpoint)
     return socket
+
+
+def _redial(socket: zmq.Socket[bytes], before: str, after: str) -> None:
+    """Turn a socket to another server; its options, keys and topics stay."""
+    socket.disconnect(before)
+    socket.connect(after)
 
 
 def _receive(socket: zmq.Socket[bytes]) -> list[bytes] | None:

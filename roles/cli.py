@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 if TYPE_CHECKING:
+    from protocol.connection import Address
     from protocol.messages import Body
     from roles.saves import Saves
 
@@ -18,6 +19,13 @@ _Connection = Annotated[
 ]
 _State = Annotated[Path | None, typer.Option(help="folder of the running game and its saves")]
 _OfWorld = Annotated[str, typer.Option("--world", help="whose saves")]
+_Store = Annotated[
+    str,
+    typer.Option(
+        envvar="BIBLIOTECA_STORE", help="URL of a PostgreSQL database that gateways share"
+    ),
+]
+_Game = Annotated[str, typer.Option(help="its name there [default: the world's folder]")]
 STARTER = "biblioteca_eterna"
 
 
@@ -33,6 +41,8 @@ def register(app: typer.Typer) -> None:
     saves = typer.Typer(help="List and read save slots.", no_args_is_help=True)
     saves.command(name="list")(list_saves)
     saves.command(name="show")(show_save)
+    saves.command(name="get")(get_save)
+    saves.command(name="put")(put_save)
     app.add_typer(saves, name="saves")
 
 
@@ -52,6 +62,12 @@ def serve(
         Literal["debug", "info", "warning", "error"],
         typer.Option(help="debug: also one line per request"),
     ] = "info",
+    store: _Store = "",
+    game: _Game = "",
+    other: Annotated[
+        list[str] | None,
+        typer.Option(help="host:port of a gateway that serves when this one can't; repeatable"),
+    ] = None,
 ) -> None:
     """Host a world and write a connection file for its clients; SIGTERM ends it."""
     import asyncio
@@ -69,6 +85,9 @@ def serve(
         host=host,
         ports=(port, port + 1, port + 2) if port else (0, 0, 0),
         keys=keys,
+        store=store,
+        game=game,
+        others=tuple(map(_address, other or [])),
     )
     asyncio.run(serve_world(config))
 
@@ -202,11 +221,17 @@ def reload_world(connection: _Connection = None, as_json: _Json = False) -> None
         print("nothing has changed")
 
 
-def list_saves(world: _OfWorld = STARTER, state: _State = None, as_json: _Json = False) -> None:
+def list_saves(
+    world: _OfWorld = STARTER,
+    state: _State = None,
+    store: _Store = "",
+    game: _Game = "",
+    as_json: _Json = False,
+) -> None:
     """List the save slots."""
     import json
 
-    kept = _saves(world, state)
+    kept = _saves(world, state, store, game)
     infos = kept.all()
     if as_json:
         print(json.dumps([info.model_dump() for info in infos], indent=2))
@@ -221,19 +246,69 @@ def show_save(
     slot: Annotated[str, typer.Argument(help="the slot")],
     world: _OfWorld = STARTER,
     state: _State = None,
+    store: _Store = "",
+    game: _Game = "",
 ) -> None:
     """Read a slot as JSON: conversations, memories, timeline, settings."""
     import json
 
-    print(json.dumps(_saves(world, state).export(slot), indent=2, ensure_ascii=False))
+    found = _saves(world, state, store, game).export(slot)
+    print(json.dumps(found, indent=2, ensure_ascii=False))
 
 
-def _saves(world: str, state: Path | None) -> Saves:
-    from roles.saves import Saves
-    from roles.serve import state_folder
+def get_save(
+    slot: Annotated[str, typer.Argument(help="the slot")],
+    file: Annotated[Path, typer.Argument(help="where to write it")],
+    world: _OfWorld = STARTER,
+    state: _State = None,
+    store: _Store = "",
+    game: _Game = "",
+) -> None:
+    """Write a slot's file, for another machine or another store."""
+    import shutil
+
+    kept = _saves(world, state, store, game)
+    kept.about(slot)  # says whether there is one
+    shutil.copyfile(kept.file(slot), file)
+    print(file)
+
+
+def put_save(
+    slot: Annotated[str, typer.Argument(help="the slot")],
+    file: Annotated[Path, typer.Argument(help="a save's file")],
+    world: _OfWorld = STARTER,
+    state: _State = None,
+    store: _Store = "",
+    game: _Game = "",
+) -> None:
+    """Make a save's file from elsewhere a slot of this game."""
+    info = _saves(world, state, store, game).put(slot, file)
+    print(f"{info.slot}  {info.saved_at}  {info.size_bytes:,} bytes  {info.note}".rstrip())
+
+
+def _saves(world: str, state: Path | None, store: str, game: str) -> Saves:
+    from roles.serve import open_store, state_folder
+    from roles.shared import saves_of
     from roles.world import World
 
-    return Saves((state or state_folder(World.load(world))) / "saves")
+    loaded = World.load(world)
+    folder = state or state_folder(loaded)
+    if not store:
+        from roles.saves import Saves
+
+        return Saves(folder / "saves")
+    return saves_of(open_store(folder, store, game or loaded.root.name))
+
+
+def _address(text: str) -> Address:
+    """A gateway's endpoints from `host:port`: work, and the next two ports."""
+    from protocol.connection import Address
+
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 65_534:
+        raise typer.BadParameter(f"{text!r} is not host:port", param_hint="--other")
+    work, control, telemetry = (f"tcp://{host}:{int(port) + n}" for n in range(3))
+    return Address(work=work, control=control, telemetry=telemetry)
 
 
 def _request(connection: Path | None, kind: str, body: Body) -> Body:

@@ -99,9 +99,10 @@ class Dialogue:
             turn = self.turns.pop(0)
             total -= counter.count_messages([turn.message])
             left.append(turn)
-        self._store.database.execute(
-            "UPDATE turns SET live=0 WHERE conversation=? AND id<=?", (self.key, left[-1].id)
-        )
+        with self._store.transaction() as database:
+            database.execute(
+                "UPDATE turns SET live=0 WHERE conversation=? AND id<=?", (self.key, left[-1].id)
+            )
         return left
 
 

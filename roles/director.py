@@ -155,11 +155,12 @@ class Director:
 
     def record(self, kind: str, text: str, line: str | None = None) -> None:
         """Write into the timeline."""
-        self._store.database.execute(
-            "INSERT INTO timeline(kind, text, line, time_s, now, tension, wanted) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?)",
-            (kind, text, line, time.time(), self.stage.now, self.stage.tension, self.wanted),
-        )
+        with self._store.transaction() as database:
+            database.execute(
+                "INSERT INTO timeline(kind, text, line, time_s, now, tension, wanted) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (kind, text, line, time.time(), self.stage.now, self.stage.tension, self.wanted),
+            )
 
     def timeline(self, limit: int) -> list[dict[str, Any]]:
         """The last items of the timeline, oldest first."""

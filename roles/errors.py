@@ -13,6 +13,7 @@ RolesError
 ├── MemoryNotFoundError  nobody remembers that
 ├── SaveError          a save cannot be written or read
 │   └── SaveNotFoundError  there is no save of that name
+├── SharedStoreError   the database that gateways share cannot be used
 └── ServeError         the server could not start, or could not be reached
 """
 
@@ -109,6 +110,10 @@ class SaveError(RolesError):
 
 class SaveNotFoundError(SaveError):
     """There is no save of that name."""
+
+
+class SharedStoreError(RolesError):
+    """The database that gateways share cannot be used."""
 
 
 class ServeError(RolesError):

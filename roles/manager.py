@@ -104,9 +104,12 @@ class Manager:
             publish: takes telemetry events; none are sent without it.
             notify: takes what every client should know.
         """
-        self.house.publish = publish or self.house.publish
-        self.house.notify = notify or self.house.notify
+        self.tell(publish or self.house.publish, notify or self.house.notify)
         await self.house.engines.start()
+
+    def tell(self, publish: Publish, notify: Notify) -> None:
+        """From now on, these take events and notices (see `start`)."""
+        self.house.publish, self.house.notify = publish, notify
 
     async def wait_ready(self) -> None:
         """Return when every engine has loaded, or failed to."""

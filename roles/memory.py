@@ -70,11 +70,12 @@ class MemoryBook:
         line: str = "",
     ) -> Memory:
         """Remember something."""
-        cursor = self._store.database.execute(
-            "INSERT INTO memories(agent, kind, text, now, importance, participants, line) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?)",
-            (agent, kind, text, now, importance, json.dumps(list(participants)), line),
-        )
+        with self._store.transaction() as database:
+            cursor = database.execute(
+                "INSERT INTO memories(agent, kind, text, now, importance, participants, line) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (agent, kind, text, now, importance, json.dumps(list(participants)), line),
+            )
         return self.get(agent, cursor.lastrowid or 0)
 
     def get(self, agent: str, memory_id: int) -> Memory:
@@ -199,9 +200,8 @@ class MemoryBook:
 
     def _update(self, agent: str, memory_id: int, column: str, value: object) -> Memory:
         self.get(agent, memory_id)
-        self._store.database.execute(
-            f"UPDATE memories SET {column}=? WHERE id=?", (value, memory_id)
-        )
+        with self._store.transaction() as database:
+            database.execute(f"UPDATE memories SET {column}=? WHERE id=?", (value, memory_id))
         return self.get(agent, memory_id)
 
     def _matches(self, agent: str, words: str) -> list[tuple[Memory, float]]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import sqlite3
 from contextlib import closing
 from datetime import UTC, datetime
@@ -19,7 +20,7 @@ from typing import Any
 
 from protocol.play import SaveInfo
 from roles.errors import SaveError, SaveNotFoundError
-from roles.store import Store
+from roles.store import Store, opened
 
 
 class Saves:
@@ -39,7 +40,17 @@ class Saves:
         """
         moment = datetime.now(UTC).isoformat(timespec="seconds")
         store.set("save", {"slot": slot, "saved_at": moment, **about})
-        store.copy_to(self._path(slot))
+        store.copy_to(self.file(slot))
+        return self.info(slot)
+
+    def put(self, slot: str, file: Path) -> SaveInfo:
+        """Take in a save's file from elsewhere.
+
+        Raises:
+            SaveError: it is no save of ours, or it can't be written; the slot is as it was.
+        """
+        with opened(file):
+            self._write(slot, file.read_bytes())
         return self.info(slot)
 
     def restore(self, store: Store, slot: str) -> SaveInfo:
@@ -48,12 +59,12 @@ class Saves:
         Raises:
             SaveError: there is no such slot, or it is damaged; the game goes on as it was.
         """
-        store.copy_from(self._path(slot))
+        store.copy_from(self.file(slot))
         return self.info(slot)
 
     def info(self, slot: str) -> SaveInfo:
         """What a slot says of itself. Raises: SaveError."""
-        path = self._path(slot)
+        path = self.file(slot)
         about = self.about(slot)
         return SaveInfo(
             slot=slot,
@@ -67,7 +78,7 @@ class Saves:
     def about(self, slot: str) -> dict[str, Any]:
         """Everything noted with a slot. Raises: SaveError."""
         found: dict[str, Any] = _read(
-            self._path(slot), "SELECT value FROM settings WHERE key='save'"
+            self.file(slot), "SELECT value FROM settings WHERE key='save'"
         )
         return found
 
@@ -83,7 +94,7 @@ class Saves:
 
     def export(self, slot: str) -> dict[str, Any]:
         """A slot's whole content, as a person would read it. Raises: SaveError."""
-        path = self._path(slot)
+        path = self.file(slot)
         about = self.about(slot)
         try:
             with closing(sqlite3.connect(f"file:{path}?mode=ro&immutable=1", uri=True)) as database:
@@ -91,8 +102,20 @@ class Saves:
         except (sqlite3.Error, ValueError) as error:
             raise SaveError(f"the save {slot!r} can't be read: {error}") from None
 
-    def _path(self, slot: str) -> Path:
+    def file(self, slot: str) -> Path:
+        """Where a slot's file is, or would be."""
         return self.folder / f"{slot}.sqlite"
+
+    def _write(self, slot: str, content: bytes) -> None:
+        """Make this a slot's file; it is the old one or the whole new one."""
+        path = self.file(slot)
+        partial = path.with_name(f".{path.name}.partial")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            partial.write_bytes(content)
+            os.replace(partial, path)
+        except OSError as error:
+            raise SaveError(f"{path}: {error}") from None
 
 
 def _read(path: Path, query: str) -> Any:

@@ -1,7 +1,8 @@
 """What has happened in a world: one SQLite file, written as it happens.
 
 Everything that a save must hold lives here and nowhere else, so a save slot is a copy of this
-file. A line is one transaction: kill -9 loses at most the line being spoken.
+file. A line is one transaction: kill -9 loses at most the line being spoken. The store of a game
+that several gateways may host is in roles/shared.py.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ class Store:
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """All of it or nothing of it."""
+        """All of it or nothing of it; whatever writes, writes in one."""
         if self.database.in_transaction:  # part of a larger one
             yield self.database
             return
@@ -92,11 +93,12 @@ class Store:
 
     def set(self, key: str, value: Any) -> None:
         """Write a setting; any JSON value."""
-        self.database.execute(
-            "INSERT INTO settings VALUES (?, ?) "
-            "ON CONFLICT(key) DO UPDATE SET value=excluded.value",
-            (key, json.dumps(value)),
-        )
+        with self.transaction() as database:
+            database.execute(
+                "INSERT INTO settings VALUES (?, ?) "
+                "ON CONFLICT(key) DO UPDATE SET value=excluded.value",
+                (key, json.dumps(value)),
+            )
 
     def copy_to(self, path: Path) -> None:
         """Write a snapshot: afterwards the file is the old one or the whole new one.
@@ -125,21 +127,32 @@ class Store:
             SaveNotFoundError: there is no such snapshot.
             SaveError: it is damaged or of a newer version; nothing changed.
         """
-        if not path.is_file():
-            raise SaveNotFoundError(f"{path}: there is no such save")
-        try:
-            with closing(sqlite3.connect(f"file:{path}?mode=ro&immutable=1", uri=True)) as source:
-                check_version(source, str(path))
-                verdict = source.execute("PRAGMA integrity_check").fetchone()[0]
-                if verdict != "ok":
-                    raise SaveError(f"{path}: the save is damaged: {verdict}")
-                source.backup(self.database)
-        except sqlite3.DatabaseError as error:
-            raise SaveError(f"{path}: the save can't be read: {error}") from None
+        with opened(path) as source:
+            source.backup(self.database)
 
     def close(self) -> None:
         """Close the file; what was written stays."""
         self.database.close()
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[sqlite3.Connection]:
+    """A snapshot's content, checked.
+
+    Raises:
+        SaveNotFoundError, SaveError: as for `Store.copy_from`.
+    """
+    if not path.is_file():
+        raise SaveNotFoundError(f"{path}: there is no such save")
+    try:
+        with closing(sqlite3.connect(f"file:{path}?mode=ro&immutable=1", uri=True)) as source:
+            check_version(source, str(path))
+            verdict = source.execute("PRAGMA integrity_check").fetchone()[0]
+            if verdict != "ok":
+                raise SaveError(f"{path}: the save is damaged: {verdict}")
+            yield source
+    except sqlite3.DatabaseError as error:
+        raise SaveError(f"{path}: the save can't be read: {error}") from None
 
 
 def check_version(database: sqlite3.Connection, name: str) -> None:

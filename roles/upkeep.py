@@ -17,7 +17,7 @@ from roles.errors import LineError
 from roles.house import House
 from roles.memory import Memory
 from roles.regard import in_words
-from roles.saves import Saves
+from roles.shared import saves_of
 
 log = logging.getLogger("biblioteca.roles")
 
@@ -102,12 +102,12 @@ async def save(house: House, body: game.SaveRequest) -> game.SavesReply:
         for name, adapter in engine.adapters.items()
     }
     about = {"note": body.note, "now": house.play.now, "adapters": digests}
-    return game.SavesReply(saves=[_saves(house).save(house.store, body.slot, about)])
+    return game.SavesReply(saves=[saves_of(house.store).save(house.store, body.slot, about)])
 
 
 async def restore(house: House, body: game.RestoreRequest) -> game.SavesReply:
     """Go back to a slot; lines being spoken end as cancelled."""
-    saves = _saves(house)
+    saves = saves_of(house.store)
     wanted = saves.about(body.slot).get("adapters", {})
     info = saves.restore(house.store, body.slot)
     await house.reopen()
@@ -125,7 +125,7 @@ async def restore(house: House, body: game.RestoreRequest) -> game.SavesReply:
 
 async def saves(house: House, body: game.SavesRequest) -> game.SavesReply:
     """List the slots."""
-    return game.SavesReply(saves=_saves(house).all())
+    return game.SavesReply(saves=saves_of(house.store).all())
 
 
 async def feedback(house: House, body: game.FeedbackRequest) -> wire.Ok:
@@ -157,10 +157,6 @@ def _info(one: Memory) -> admin.MemoryInfo:
         participants=list(one.participants),
         pinned=one.pinned,
     )
-
-
-def _saves(house: House) -> Saves:
-    return Saves(house.folder / "saves")
 
 
 ANSWERS: dict[str, Callable[[House, Any], Awaitable[Body]]] = {

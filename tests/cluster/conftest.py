@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
+from tests.cluster.postgres import Postgres, postgres
 from tests.roles.worlds_for_tests import write_world
 from tests.tiny_models import tiny_adapter, tiny_base
 
@@ -26,3 +29,12 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tiny_base(folder / "models" / "director-base", max_position_embeddings=2048)
     tiny_adapter(folder / "models" / "adapters" / "anna", base)
     return folder
+
+
+@pytest.fixture(scope="session")
+def database() -> Iterator[Postgres]:
+    with (
+        TemporaryDirectory(prefix="biblioteca-postgres-") as folder,
+        postgres(Path(folder)) as made,
+    ):
+        yield made

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import os
 import signal
 from collections import Counter
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from rich.console import Console
 
 from cluster.link import Placement
 from cluster.parcel import describe
@@ -22,6 +24,20 @@ from engine.config import EngineConfig
 from engine.errors import AdapterError, BackendError
 from engine.requests import Delta, Finished, GenerationRequest, SamplingParams, Started
 from protocol import administration as admin
+from protocol.async_client import AsyncClient
+from protocol.server import Server, ServerConfig
+from roles.dialogues.checking import scripts_of
+from roles.dialogues.hosting import with_backend
+from roles.dialogues.instruments import read_instruments
+from roles.dialogues.rehearsal import Rehearsals
+from roles.dialogues.runner import check
+from roles.dialogues.stage import in_process
+from roles.manager import Manager
+from roles.play import Player
+from roles.screen import Screen
+from roles.script import demo_of, read_script
+from roles.store import Store
+from roles.world import World
 from tests.cluster.test_world import host, spoken, with_npcs_on
 from tests.roles.test_manager import ask
 
@@ -247,6 +263,68 @@ async def collect_text(backend: RayBackend, name: str) -> str:
     text, last = await collect(backend, asked(name, seed=9))
     assert last.reason == "length"
     return text
+
+
+def starter_on(cluster: Any, folder: Path) -> World:
+    """The starter world, all its tiers on the cluster, its characters on two replicas."""
+    world = World.load()
+    tiers = {}
+    for name, num in (("director", 1), ("npc", 2), ("book", 1)):
+        table = getattr(world.spec.tiers, name)
+        replicas = table.replicas.model_copy(
+            update={
+                "address": cluster.address,
+                "least": num,
+                "most": num,
+                "cpus": 1.0,
+                "waiting": 64,
+                "store": str(folder / "parcels"),
+            }
+        )
+        tiers[name] = table.model_copy(update={"backend": "ray", "replicas": replicas})
+    spec = world.spec.model_copy(update={"tiers": world.spec.tiers.model_copy(update=tiers)})
+    return replace(world, spec=spec)
+
+
+async def starter_words(world: World) -> tuple[list[str], str, int]:
+    """What the demo's first round says, and the digest and number of the scripts' lines."""
+    manager = Manager(world, Store())
+    manager.house.deadline_ms = 600_000
+    await manager.start()
+    await manager.wait_ready()
+    for engine in manager.house.engines:
+        assert not engine.error, engine.error
+        if isinstance(engine.backend, RayBackend):
+            await all_ready(engine.backend)
+    server = Server(manager, ServerConfig(connection=None))
+    await server.start()
+    async with AsyncClient(server.connection) as client:
+        screen = Screen(Console(file=io.StringIO()))
+        player = Player(client, screen, world, seed=7)
+        await player.wait_until_loaded()
+        await player.perform(read_script(demo_of(world.root, 1), frozenset(world.agents)))
+        lines: admin.LinesReply = await client.request("lines", admin.LinesRequest(limit=100))
+    await server.close()
+    rehearsals = Rehearsals(manager.house, manager)
+    sources = [
+        replace(one, script=one.script.model_copy(update={"seeds": 1})) for one in scripts_of(world)
+    ]
+    verdict = await check(sources, world, in_process(rehearsals), read_instruments(world))
+    rehearsals.close()
+    await manager.close()
+    assert verdict.num_lines > 0
+    words = sorted(f"{line.line} {line.agent}: {line.text}" for line in lines.lines)
+    return words, verdict.digest, verdict.num_lines
+
+
+async def test_the_starter_world_says_on_a_cluster_what_it_says_in_processes(
+    cluster: Any, tmp_path: Path
+) -> None:
+    there = await starter_words(starter_on(cluster, tmp_path))
+    here = await starter_words(with_backend(World.load(), "subprocess"))
+    assert len(here[0]) > 5
+    assert there == here
+    print(f"{len(here[0])} lines of the demo, {here[2]} of the scripts: {here[1]}")
 
 
 async def test_a_world_on_a_cluster_says_the_same_and_tells_of_restarts(

@@ -153,6 +153,70 @@ def test_a_restarted_server_is_greeted_anew(tmp_path: Path) -> None:
     host.stop()
 
 
+def listed(*hosts: Hosted, first: str = "") -> Connection:
+    """A connection to the first of some servers, with the others as its list."""
+    own, *others = [host.server.connection for host in hosts]
+    if first:
+        return Connection(work=first, control=first, telemetry=first, others=[own, *others])
+    return own.model_copy(update={"others": others})
+
+
+def test_the_next_address_is_tried_where_nobody_answers(hosted: Hosted) -> None:
+    connection = listed(hosted, first=f"tcp://127.0.0.1:{free_ports()[0]}")
+    with Client(connection) as client:
+        assert "".join(client.say("echo", "here instead")) == "here instead"
+
+
+def test_when_a_server_is_gone_its_client_goes_on_at_the_next_and_back(tmp_path: Path) -> None:
+    ports = free_ports()
+    first, second = Hosted(tmp_path / "1", ports), Hosted(tmp_path / "2")
+    with Client(listed(first, second)) as client:
+        stream = client.say("slow", "on and on")
+        next(stream)
+        first.stop()
+        with pytest.raises((NoServerError, Refusal)):
+            list(stream)
+        assert "".join(client.say("echo", "at the next")) == "at the next"
+        assert second.service.num_handled == 1
+        first = Hosted(tmp_path / "1", ports)
+        second.stop()
+        assert client.request("event", kind="knock", text="Back.").waiting == 1
+        assert first.service.num_handled == 1
+    first.stop()
+
+
+async def test_a_watcher_is_taken_along_to_the_next_server(tmp_path: Path) -> None:
+    first, second = await asyncio.to_thread(two_servers, tmp_path)
+    seen: list[str] = []
+    async with AsyncClient(listed(first, second)) as client:
+
+        async def watch() -> None:
+            async for observation in client.watch(["log"]):
+                seen.append(getattr(observation.body, "text", ""))
+
+        watching = asyncio.create_task(watch())
+        await until_heard(first, "of the first", seen)
+        await asyncio.to_thread(first.stop)
+        body = m.SayRequest(agent="echo", text="at the next")
+        assert (await client.request("say", body, idem="k")).text == "at the next"
+        await until_heard(second, "of the second", seen)
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
+    await asyncio.to_thread(second.stop)
+
+
+def two_servers(folder: Path) -> tuple[Hosted, Hosted]:
+    return Hosted(folder / "1"), Hosted(folder / "2")
+
+
+async def until_heard(host: Hosted, text: str, seen: list[str]) -> None:
+    """Publish until it is seen: a subscription takes a moment to arrive."""
+    while text not in seen:
+        event = Logged(level="info", text=text)
+        host.loop.call_soon_threadsafe(host.server.publish, "log", event)
+        await asyncio.sleep(0.05)
+
+
 def test_credit_makes_fewer_and_longer_pieces(hosted: Hosted) -> None:
     with connect(hosted.path, ClientConfig(credit=1)) as client:
         assert list(client.say("echo", "a b c d")) == ["a", " b c d"]
