@@ -18,17 +18,16 @@ from engine.linear import quantize_rows
 from engine.lora import LoraBank
 from engine.model import Step
 
-LANES = 16
 NORMS = ("attention_norm", "mlp_norm", "q_norm", "k_norm")
-HEAD_VECTORS = (1, 2, 4, 6, 8, 16)  # head sizes the attention kernel is compiled for, in lanes
+HEAD_SIZES = (16, 32, 64, 96, 128, 256)  # those that the attention kernel is compiled for
 
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """A weight as the kernels read it, in tiles of 32 outputs.
+    """A weight as the kernels read it, in tiles of two vectors of outputs (2L).
 
     Attributes:
-        weight: uint8 [out / 32, in / 4, 32, 4] with a scale per output, or fp32 [out / 32, in, 32].
+        weight: uint8 [out / 2L, in / 4, 2L, 4] with a scale per output, or fp32 [out / 2L, in, 2L].
     """
 
     weight: Tensor
@@ -56,27 +55,34 @@ def pointer(tensor: Tensor | None) -> int | None:
 def pack(
     weight: Tensor, bias: Tensor | None, *, full: bool = False, interleave: bool = False
 ) -> Packed:
-    """Lay out a weight [out, in]; outputs are padded to a multiple of 32.
+    """Lay out a weight [out, in]; outputs are padded to whole tiles.
 
     Args:
         full: keep fp32 instead of quantising to int8.
-        interleave: the first half of the outputs gates the second: put 16 of one beside 16 of
-            the other, so that a tile holds both.
+        interleave: the first half of the outputs gates the second: put a vector of one beside a
+            vector of the other, so that a tile holds both.
     """
     out, size = weight.shape
-    padded = -(-out // 32) * 32
+    lanes = vector_lanes(full)
+    tile = 2 * lanes
+    padded = -(-out // tile) * tile
     weight = F.pad(weight.float(), (0, 0, 0, padded - out))
     bias = None if bias is None else F.pad(bias.float(), (0, padded - out))
     if interleave:
-        order = torch.arange(out).view(2, out // 2 // LANES, LANES).transpose(0, 1).reshape(-1)
+        order = torch.arange(out).view(2, out // tile, lanes).transpose(0, 1).reshape(-1)
         weight, bias = weight[order], None if bias is None else bias[order]
     if full:
-        tiles = weight.view(padded // 32, 32, size).transpose(1, 2).contiguous()
+        tiles = weight.view(padded // tile, tile, size).transpose(1, 2).contiguous()
         return Packed(tiles, None, bias, size, padded)
     quantized, scale = quantize_rows(weight)
     unsigned = (quantized.to(torch.int16) + 128).to(torch.uint8)
-    tiles = unsigned.view(padded // 32, 32, size // 4, 4).transpose(1, 2).contiguous()
+    tiles = unsigned.view(padded // tile, tile, size // 4, 4).transpose(1, 2).contiguous()
     return Packed(tiles, scale, bias, size, padded)
+
+
+def vector_lanes(full: bool) -> int:
+    """Numbers in a vector of this processor, as the kernels were compiled."""
+    return kernels.number(kernels.load_library(full), "lanes")
 
 
 def can_compile(shape: Architecture, full: bool = False) -> bool:
@@ -84,8 +90,7 @@ def can_compile(shape: Architecture, full: bool = False) -> bool:
     sizes = (shape.hidden_size, shape.q_size, shape.kv_size, shape.intermediate_size)
     fits = (
         all(size % 32 == 0 for size in sizes)
-        and shape.head_dim % LANES == 0
-        and shape.head_dim // LANES in HEAD_VECTORS
+        and shape.head_dim in HEAD_SIZES
         and not shape.sandwich
         and shape.num_heads % shape.num_kv_heads == 0
     )
@@ -223,7 +228,9 @@ class CompiledDecoder:
         hidden, q, wide = shape.hidden_size, shape.q_size, shape.intermediate_size
         widest = max(hidden, q, wide)
         full = self.cache.keys.dtype == torch.float32
-        kinds = {"operands": torch.float32 if full else torch.int8, "sums": torch.int32}
+        operand_bytes = kernels.number(self._library, "operand_bytes")
+        operand = torch.float32 if full else (torch.int8, torch.int16)[operand_bytes - 1]
+        kinds = {"operands": operand, "sums": torch.int32}
         sizes = {
             "x": (tokens, hidden),
             "y": (tokens, max(q + 2 * shape.kv_size, widest)),

@@ -5,10 +5,10 @@
    else is in the step, however a prompt was cut into chunks, and whether it came from a cache.
 
    Compiled twice: as it stands for int8 weights, and with -DFULL for fp32 throughout.
-   Layouts (all multiples of the 16 lanes that a vector holds):
-     weights   uint8 [out/32][in/4][32][4], value + 128; one scale per output
-               FULL: fp32 [out/32][in][32]
-     adapters  Kept A [slots][in][parts * rank], B [slots][out of the part / 16][rank][16]
+   Layouts, in LANES: the numbers that one of this processor's vectors holds, L below:
+     weights   uint8 [out/2L][in/4][2L][4], value + 128; one scale per output
+               FULL: fp32 [out/2L][in][2L]
+     adapters  Kept A [slots][in][parts * rank], B [slots][out of the part / L][rank][L]
      keys, values  Kept [rows][kv_heads][time][head_dim] per layer
    Vectors are GCC's, which Clang has too; only the int8 dot product names an instruction set. */
 
@@ -16,15 +16,22 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
-#if defined(__AVX512F__) || defined(__AVXVNNI__)
+#ifdef __x86_64__
 #include <immintrin.h>
 #endif
 
+#if defined(__AVX512VNNI__)
 #define LANES 16
-typedef float vf __attribute__((vector_size(64), aligned(4)));
-typedef int32_t vi __attribute__((vector_size(64), aligned(4)));
-typedef uint32_t vu __attribute__((vector_size(64), aligned(4)));
-typedef uint16_t vh __attribute__((vector_size(32), aligned(2)));
+#elif defined(__AVX2__)
+#define LANES 8
+#else
+#define LANES 4
+#endif
+#define MOST (LANES / 2) /* tokens of a tile: its sums take half of the registers */
+typedef float vf __attribute__((vector_size(4 * LANES), aligned(4)));
+typedef int32_t vi __attribute__((vector_size(4 * LANES), aligned(4)));
+typedef uint32_t vu __attribute__((vector_size(4 * LANES), aligned(4)));
+typedef uint16_t vh __attribute__((vector_size(2 * LANES), aligned(2)));
 
 #ifdef FULL
 enum { GROUP = 1 }; /* inputs per multiplication */
@@ -33,10 +40,16 @@ typedef vf Sum;
 #else
 enum { GROUP = 4 };
 typedef uint8_t Weight;
+#if LANES == 8 && !defined(__AVXVNNI__)
+#define PAIRS /* such a processor multiplies exactly only by pairs of 16 bits */
+typedef int16_t Operand;
+#else
 typedef int8_t Operand;
+#endif
 typedef uint16_t Kept; /* bf16 */
 typedef vi Sum;
 #endif
+const int64_t lanes = LANES, operand_bytes = sizeof(Operand); /* for whoever lays out memory */
 
 typedef struct {
     const Weight *weight;
@@ -93,12 +106,14 @@ static inline void store_kept(Kept *p, vf v) { /* round to nearest even */
 #endif
 static inline vf choose(vi mask, vf yes, vf no) { return (vf)((mask & (vi)yes) | (~mask & (vi)no)); }
 static inline float total(vf v) {
-#ifdef __AVX512F__
+#if LANES == 16
     return _mm512_reduce_add_ps((__m512)v);
+#elif LANES == 8
+    __m128 four = _mm_add_ps(_mm256_castps256_ps128((__m256)v), _mm256_extractf128_ps((__m256)v, 1));
+    four = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(four, _mm_movehdup_ps(four)));
 #else
-    float sum = 0;
-    for (int i = 0; i < LANES; i++) sum += v[i];
-    return sum;
+    return (v[0] + v[2]) + (v[1] + v[3]);
 #endif
 }
 
@@ -120,28 +135,31 @@ static inline vf exponential(vf x) {
     return p * (vf)((whole + 127) << 23);
 }
 
-/* acc += GROUP weights of each of 16 outputs times GROUP operands of a token. */
+/* acc += GROUP weights of each of LANES outputs times GROUP operands of a token. */
 static inline Sum dot(Sum acc, const Weight *w, const Operand *a) {
 #if defined(FULL)
     return acc + *a * load(w);
-#elif defined(__AVX512VNNI__)
-    int32_t four;
-    memcpy(&four, a, 4);
-    return (vi)_mm512_dpbusd_epi32((__m512i)acc, _mm512_loadu_si512(w), _mm512_set1_epi32(four));
-#elif defined(__AVXVNNI__)
-    int32_t four;
-    memcpy(&four, a, 4);
-    __m256i halves[2];
-    memcpy(halves, &acc, 64);
-    for (int i = 0; i < 2; i++)
-        halves[i] = _mm256_dpbusd_avx_epi32(
-            halves[i], _mm256_loadu_si256((const __m256i *)(w + 32 * i)), _mm256_set1_epi32(four));
-    memcpy(&acc, halves, 64);
-    return acc;
 #else
-    for (int i = 0; i < LANES; i++)
-        acc[i] += w[4 * i] * a[0] + w[4 * i + 1] * a[1] + w[4 * i + 2] * a[2] + w[4 * i + 3] * a[3];
+    vi weights;
+    memcpy(&weights, w, sizeof weights);
+#if defined(PAIRS) /* the operands' order is 0, 2, 1, 3: see quantize */
+    int32_t even, odd;
+    memcpy(&even, a, 4);
+    memcpy(&odd, a + 2, 4);
+    acc += (vi)_mm256_madd_epi16((__m256i)(weights & 0xff00ff), _mm256_set1_epi32(even));
+    return acc + (vi)_mm256_madd_epi16(_mm256_srli_epi16((__m256i)weights, 8), _mm256_set1_epi32(odd));
+#elif LANES >= 8
+    int32_t four;
+    memcpy(&four, a, 4);
+#if LANES == 16
+    return (vi)_mm512_dpbusd_epi32((__m512i)acc, (__m512i)weights, _mm512_set1_epi32(four));
+#else
+    return (vi)_mm256_dpbusd_avx_epi32((__m256i)acc, (__m256i)weights, _mm256_set1_epi32(four));
+#endif
+#else
+    for (int i = 0; i < 4; i++) acc += (weights >> 8 * i & 255) * a[i];
     return acc;
+#endif
 #endif
 }
 
@@ -158,7 +176,7 @@ typedef struct {
     Ending ending;
 } Product;
 
-/* An adapter's share of 16 outputs: rank rows of B times the token's inner values. */
+/* An adapter's share of LANES outputs: rank rows of B times the token's inner values. */
 static inline vf adapt(const Product *p, int64_t token, int64_t part, int64_t column) {
     const int64_t rank = p->model->rank, start = p->site->starts[part];
     const int64_t width = p->site->starts[part + 1] - start;
@@ -195,45 +213,44 @@ static inline vf activate(vf gate, int64_t gelu) {
     return gate / (1.0f + exponential(-gate));
 }
 
-/* 32 outputs of `count` tokens; count is a constant after inlining. */
+/* Two vectors of outputs for `count` tokens; count is a constant after inlining. */
 static inline __attribute__((always_inline)) void tile(
     const Product *p, int64_t block, int64_t first, const int count) {
     const int64_t in = p->matrix->in;
-    const Weight *w = p->matrix->weight + block * 32 * in;
+    const Weight *w = p->matrix->weight + block * 2 * LANES * in;
     const Operand *a = p->step->operands + first * in;
-    Sum low[8], high[8];
+    Sum low[MOST], high[MOST];
     for (int m = 0; m < count; m++) low[m] = high[m] = (Sum){0};
-    for (int64_t k = 0; k < in; k += GROUP, w += 32 * GROUP)
+    for (int64_t k = 0; k < in; k += GROUP, w += 2 * LANES * GROUP)
         for (int m = 0; m < count; m++) {
             low[m] = dot(low[m], w, a + m * in + k);
             high[m] = dot(high[m], w + LANES * GROUP, a + m * in + k);
         }
     for (int m = 0; m < count; m++) {
-        const int64_t token = first + m, row = block * 32;
-        if (p->ending == GATE) { /* weights are interleaved: 16 of the gate, 16 of the other */
-            const int64_t column = block * 16, wide = p->model->wide;
+        const int64_t token = first + m, row = block * 2 * LANES;
+        if (p->ending == GATE) { /* weights are interleaved: a vector of the gate, one of the other */
+            const int64_t column = block * LANES, wide = p->model->wide;
             vf gate = finish(p, token, column, row, low[m]);
-            vf up = finish(p, token, wide + column, row + 16, high[m]);
+            vf up = finish(p, token, wide + column, row + LANES, high[m]);
             store(p->out + token * p->stride + column, activate(gate, p->model->gelu) * up);
             continue;
         }
         float *out = p->out + token * p->stride + row;
         vf left = finish(p, token, row, row, low[m]);
-        vf right = finish(p, token, row + 16, row + 16, high[m]);
-        if (p->ending == ADD) left += load(out), right += load(out + 16);
+        vf right = finish(p, token, row + LANES, row + LANES, high[m]);
+        if (p->ending == ADD) left += load(out), right += load(out + LANES);
         store(out, left);
-        store(out + 16, right);
+        store(out + LANES, right);
     }
 }
 
 /* Outputs are shared among threads; a thread's weights stay in its cache for all tokens. */
 static void multiply(const Product *p) {
-    const int64_t blocks = p->matrix->out / 32;
+    const int64_t blocks = p->matrix->out / (2 * LANES);
 #pragma omp for schedule(static)
     for (int64_t block = 0; block < blocks; block++) {
         int64_t token = 0;
-        for (; token + 8 <= p->tokens; token += 8) tile(p, block, token, 8);
-        for (; token + 4 <= p->tokens; token += 4) tile(p, block, token, 4);
+        for (; token + MOST <= p->tokens; token += MOST) tile(p, block, token, MOST);
         for (; token + 2 <= p->tokens; token += 2) tile(p, block, token, 2);
         for (; token < p->tokens; token++) tile(p, block, token, 1);
     }
@@ -254,12 +271,18 @@ static void quantize(const Step *s, int64_t token, const float *x, int64_t size)
     float most = 1e-12f;
     for (int i = 0; i < LANES; i++) most = top[i] > most ? top[i] : most;
     const float scale = most / 127.0f, inverse = 127.0f / most;
-    int8_t *q = s->operands + token * size;
+    Operand *q = s->operands + token * size;
     int32_t sum = 0;
     for (int64_t i = 0; i < size; i++) {
-        q[i] = (int8_t)lrintf(x[i] * inverse);
+        q[i] = (Operand)(int32_t)rintf(x[i] * inverse);
         sum += q[i];
     }
+#ifdef PAIRS
+    for (int64_t i = 1; i < size; i += 4) {
+        const Operand second = q[i];
+        q[i] = q[i + 1], q[i + 1] = second;
+    }
+#endif
     s->scale[token] = scale;
     s->sums[token] = sum;
 }
@@ -288,6 +311,8 @@ static void shrink(const Model *m, const Step *s, const Site *site, int64_t toke
     int64_t column = 0;
     for (; column + 3 * LANES <= width; column += 3 * LANES)
         shrink_columns(x, a + column, size, width, inner + column, 3);
+    for (; column + 2 * LANES <= width; column += 2 * LANES)
+        shrink_columns(x, a + column, size, width, inner + column, 2);
     for (; column < width; column += LANES)
         shrink_columns(x, a + column, size, width, inner + column, 1);
 }
@@ -343,12 +368,12 @@ static void remember(const Model *m, const Layer *layer, const Step *s) {
     }
 }
 
-/* One query head over times [first, last); vectors = head_dim / 16, constant after inlining. */
+/* One query head over times [first, last); vectors = head_dim / LANES, constant after inlining. */
 static inline __attribute__((always_inline)) void attend(
     const float *q, const Kept *keys, const Kept *values, float *scores, float *out,
     int64_t first, int64_t last, float scale, const int vectors) {
     const int64_t dim = vectors * LANES;
-    vf query[16], sum[16];
+    vf query[256 / LANES], sum[256 / LANES];
     for (int i = 0; i < vectors; i++) query[i] = load(q + i * LANES) * scale;
     float most = -3e38f;
     for (int64_t t = first; t < last; t++) {
@@ -388,14 +413,9 @@ static void attention(const Model *m, const Layer *layer, const Step *s, float *
         for (int64_t head = kv * group; head < (kv + 1) * group; head++) {
             const float *q = s->y + token * width + head * dim;
             float *out = s->attended + (token * m->heads + head) * dim;
-#define ATTEND(n) attend(q, keys, values, scores, out, first, last, m->attention_scale, n)
-            switch (dim / LANES) {
-            case 1: ATTEND(1); break;
-            case 2: ATTEND(2); break;
-            case 4: ATTEND(4); break;
-            case 6: ATTEND(6); break;
-            case 8: ATTEND(8); break;
-            default: ATTEND(16); break; /* the caller lets only these sizes through */
+            switch (dim) { /* the caller lets only these sizes through */
+#define SIZE(n) case n: attend(q, keys, values, scores, out, first, last, m->attention_scale, n / LANES); break
+                SIZE(16); SIZE(32); SIZE(64); SIZE(96); SIZE(128); SIZE(256);
             }
         }
     }

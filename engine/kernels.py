@@ -101,6 +101,11 @@ def load_library(full: bool = False) -> Any | None:
     return library
 
 
+def number(library: Any, name: str) -> int:
+    """A constant of the library that layouts depend on."""
+    return c_int64.in_dll(library, name).value
+
+
 def _compile(compiler: str, flags: tuple[str, ...], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:

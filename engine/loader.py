@@ -17,7 +17,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from engine.architecture import DEFAULT_CONTEXT, Architecture, read_architecture, rotary_tables
-from engine.compiled import LANES, CompiledDecoder, Packed, PackedLayer, can_compile, pack
+from engine.compiled import CompiledDecoder, Packed, PackedLayer, can_compile, pack, vector_lanes
 from engine.config import EngineConfig, Quantization
 from engine.errors import BaseModelError
 from engine.kv_cache import KVCache
@@ -143,14 +143,15 @@ def load_base(config: EngineConfig) -> LoadedBase:
     compiled = compiled and can_compile(shape, full)
     # Beside int8 weights the kernels read adapters, keys and values as bf16; ranks in vectors.
     kept = torch.bfloat16 if compiled and not full else dtype
-    max_rank = -(-config.max_rank // LANES) * LANES if compiled else config.max_rank
+    lanes = vector_lanes(full) if compiled else 0
+    max_rank = -(-config.max_rank // lanes) * lanes if compiled else config.max_rank
     cache = KVCache(shape, config.max_rows, length, kept, device)
     tables = [table.to(device) for table in rotary_tables(hf_config, shape, length)]
     with ExitStack() as stack:
         files = WeightFiles(folder, stack)
         digest = file_digest([folder / "config.json", *files.paths])
         bank = LoraBank(
-            shape, config.adapter_slots, max_rank, digest, kept, device, LANES if compiled else 0
+            shape, config.adapter_slots, max_rank, digest, kept, device, lanes
         )
         builder = _Builder(shape, files, config, quantization, dtype, device, bank)
         make = builder.compiled_decoder if compiled else builder.decoder
