@@ -15,8 +15,8 @@ from typing import Any
 
 from cluster.parcel import NodeStore, Parcel
 from engine.requests import Started
-from engine.service import Report, Service
-from engine.wire import HEADER, pack_report, unpack_command, unpack_setup
+from engine.service import Command, Report, Service
+from engine.wire import HEADER, pack, unpack
 
 _APART_S = 0.01  # messages of a busy replica: a reader sees no difference
 
@@ -54,10 +54,10 @@ class Replica:
         import ray
 
         loop = asyncio.get_running_loop()
-        factory, config = unpack_setup(setup[HEADER.size :])
+        factory, config = unpack(setup[HEADER.size :])
 
         def emit(report: Report) -> None:
-            loop.call_soon_threadsafe(self._push, pack_report(report), self._is_urgent(report))
+            loop.call_soon_threadsafe(self._push, pack(report), self._is_urgent(report))
 
         self._service = Service(factory, config, emit)
         self._service.start()
@@ -65,7 +65,7 @@ class Replica:
 
     async def put(self, frame: bytes) -> None:
         """Take a command."""
-        self._service.put(unpack_command(frame[HEADER.size :]))
+        self._service.put(Command(*unpack(frame[HEADER.size :])))
 
     async def reports(self) -> AsyncIterator[bytes]:
         """Frames, as many as there are, for as long as the actor lives.

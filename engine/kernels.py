@@ -23,8 +23,9 @@ COMPILE_TIMEOUT_S = 120.0
 
 
 class Matrix(ctypes.Structure):
-    """`Matrix` of kernels.c."""
+    """`Matrix` of kernels.c; `tensors` are what it points to."""
 
+    tensors: tuple[Any, ...]
     _fields_ = [  # ctypes wants a plain list
         ("weight", c_void_p), ("scale", c_void_p), ("bias", c_void_p),
         ("in_size", c_int64), ("out_size", c_int64),
@@ -80,6 +81,9 @@ class Step(ctypes.Structure):
 def load_library(full: bool = False) -> Any | None:
     """The kernels, compiled now if they never were on this machine; None without a compiler.
 
+    Besides `run_step` it tells what memory layouts depend on: `lanes`, how many numbers a vector
+    of this processor holds, and `operand_bytes`.
+
     Args:
         full: for fp32 weights instead of int8.
     """
@@ -98,12 +102,9 @@ def load_library(full: bool = False) -> Any | None:
     library = ctypes.CDLL(str(path))
     library.run_step.argtypes = [POINTER(Model), POINTER(Step)]
     library.run_step.restype = None
+    for name in ("lanes", "operand_bytes"):
+        setattr(library, name, c_int64.in_dll(library, name).value)
     return library
-
-
-def number(library: Any, name: str) -> int:
-    """A constant of the library that layouts depend on."""
-    return c_int64.in_dll(library, name).value
 
 
 def _compile(compiler: str, flags: tuple[str, ...], path: Path) -> None:
