@@ -176,16 +176,24 @@ typedef struct {
     Ending ending;
 } Product;
 
-/* An adapter's share of LANES outputs: rank rows of B times the token's inner values. */
-static inline vf adapt(const Product *p, int64_t token, int64_t part, int64_t column) {
-    const int64_t rank = p->model->rank, start = p->site->starts[part];
-    const int64_t width = p->site->starts[part + 1] - start;
-    const Kept *b = p->site->b[part] + (p->step->slots[token] * width + column - start) * rank;
-    const float *inner = p->step->inner + (token * p->site->parts + part) * rank;
-    vf sum[4] = {{0}, {0}, {0}, {0}};
-    for (int64_t r = 0; r < rank; r += 4)
-        for (int u = 0; u < 4; u++) sum[u] += inner[r + u] * load_kept(b + (r + u) * LANES);
-    return (sum[0] + sum[1]) + (sum[2] + sum[3]);
+/* An adapter's rows of B for LANES outputs of a token, or null; its part of the inner values. */
+static inline const Kept *factors(const Product *p, int64_t token, int64_t output, const float **inner) {
+    const Site *site = p->site;
+    if (!site || !site->a || !p->step->slots[token]) return NULL;
+    const int64_t rank = p->model->rank;
+    int64_t part = 0;
+    while (output >= site->starts[part + 1]) part++;
+    const int64_t start = site->starts[part], width = site->starts[part + 1] - start;
+    *inner = p->step->inner + (token * site->parts + part) * rank;
+    return site->b[part] + (p->step->slots[token] * width + output - start) * rank;
+}
+
+/* Every token's rows lie elsewhere: ask for them before the sums, to have them after. */
+static inline void fetch(const Product *p, int64_t token, int64_t output) {
+    const float *inner;
+    const char *b = (const char *)factors(p, token, output, &inner);
+    const int64_t bytes = b ? p->model->rank * LANES * (int64_t)sizeof(Kept) : 0;
+    for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(b + i);
 }
 
 /* Not inlined: one copy of the code, so one order of rounding, for tiles of any height. */
@@ -197,12 +205,13 @@ static __attribute__((noinline)) vf finish(const Product *p, int64_t token, int6
     sum = sum * load(p->matrix->scale + row) * p->step->scale[token];
 #endif
     if (p->matrix->bias) sum += load(p->matrix->bias + row);
-    if (p->site && p->site->a && p->step->slots[token]) {
-        int64_t part = 0;
-        while (output >= p->site->starts[part + 1]) part++;
-        sum += adapt(p, token, part, output);
-    }
-    return sum;
+    const float *inner;
+    const Kept *b = factors(p, token, output, &inner);
+    if (!b) return sum;
+    vf share[4] = {{0}, {0}, {0}, {0}};
+    for (int64_t r = 0; r < p->model->rank; r += 4)
+        for (int u = 0; u < 4; u++) share[u] += inner[r + u] * load_kept(b + (r + u) * LANES);
+    return sum + ((share[0] + share[1]) + (share[2] + share[3]));
 }
 
 static inline vf activate(vf gate, int64_t gelu) {
@@ -216,31 +225,34 @@ static inline vf activate(vf gate, int64_t gelu) {
 /* Two vectors of outputs for `count` tokens; count is a constant after inlining. */
 static inline __attribute__((always_inline)) void tile(
     const Product *p, int64_t block, int64_t first, const int count) {
-    const int64_t in = p->matrix->in;
-    const Weight *w = p->matrix->weight + block * 2 * LANES * in;
+    const int64_t in = p->matrix->in, row = block * 2 * LANES;
+    /* of the gate, weights are interleaved: a vector of it, then one of what it gates */
+    const int64_t left = p->ending == GATE ? block * LANES : row;
+    const int64_t right = p->ending == GATE ? p->model->wide + left : row + LANES;
+    const Weight *w = p->matrix->weight + row * in;
     const Operand *a = p->step->operands + first * in;
     Sum low[MOST], high[MOST];
-    for (int m = 0; m < count; m++) low[m] = high[m] = (Sum){0};
+    for (int m = 0; m < count; m++) {
+        low[m] = high[m] = (Sum){0};
+        fetch(p, first + m, left);
+        fetch(p, first + m, right);
+    }
     for (int64_t k = 0; k < in; k += GROUP, w += 2 * LANES * GROUP)
         for (int m = 0; m < count; m++) {
             low[m] = dot(low[m], w, a + m * in + k);
             high[m] = dot(high[m], w + LANES * GROUP, a + m * in + k);
         }
     for (int m = 0; m < count; m++) {
-        const int64_t token = first + m, row = block * 2 * LANES;
-        if (p->ending == GATE) { /* weights are interleaved: a vector of the gate, one of the other */
-            const int64_t column = block * LANES, wide = p->model->wide;
-            vf gate = finish(p, token, column, row, low[m]);
-            vf up = finish(p, token, wide + column, row + LANES, high[m]);
-            store(p->out + token * p->stride + column, activate(gate, p->model->gelu) * up);
+        float *out = p->out + (first + m) * p->stride + left;
+        vf one = finish(p, first + m, left, row, low[m]);
+        vf two = finish(p, first + m, right, row + LANES, high[m]);
+        if (p->ending == GATE) {
+            store(out, activate(one, p->model->gelu) * two);
             continue;
         }
-        float *out = p->out + token * p->stride + row;
-        vf left = finish(p, token, row, row, low[m]);
-        vf right = finish(p, token, row + LANES, row + LANES, high[m]);
-        if (p->ending == ADD) left += load(out), right += load(out + LANES);
-        store(out, left);
-        store(out + LANES, right);
+        if (p->ending == ADD) one += load(out), two += load(out + LANES);
+        store(out, one);
+        store(out + LANES, two);
     }
 }
 
