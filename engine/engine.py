@@ -225,7 +225,7 @@ class Engine:
         """Copy what was already computed, from a kept prefix or a running row: how many tokens."""
         assert sequence.row is not None
         usable = sequence.token_ids[:-1]  # the last token must run, to give logits
-        prefix, length = self._prefixes.match(sequence.key, usable)
+        saved, length = self._prefixes.match(sequence.key, usable)
         donor = None
         for other in self._scheduler.running:
             if other.key == sequence.key:
@@ -235,8 +235,8 @@ class Engine:
         if donor is not None:
             assert donor.row is not None
             self.base.cache.copy(donor.row, sequence.row, length)
-        elif prefix is not None:
-            self.base.cache.restore(sequence.row, prefix.saved, length)
+        elif saved is not None:
+            self.base.cache.restore(sequence.row, saved, length)
         elif sequence.num_virtual:
             length = sequence.num_virtual
             self._place_soft(sequence)
