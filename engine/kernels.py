@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 SOURCE = Path(__file__).with_name("kernels.c")
+HEADER = Path(__file__).with_name("vectors.h")
 # No -ffast-math: sums keep the order they are written in, so that no token's numbers depend on
 # which copy of a loop computed them.
 FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp")
@@ -125,7 +126,7 @@ def _digest(flags: tuple[str, ...]) -> str:
     if cpuinfo.is_file():
         lines = cpuinfo.read_text().splitlines()
         processor += next((s for s in lines if s.startswith(("flags", "Features"))), "")
-    text = SOURCE.read_bytes() + repr((flags, processor)).encode()
+    text = SOURCE.read_bytes() + HEADER.read_bytes() + repr((flags, processor)).encode()
     return hashlib.sha256(text).hexdigest()[:16]
 
 
