@@ -32,8 +32,7 @@ def main() -> None:
     kinds = {
         "fp32": ("none", False),
         "fp32 C": ("none", True),
-        "int8 torch": ("int8", False),
-        "int8 C": ("int8", True),
+        "int8": ("int8", True),
     }
     report = {name: perplexity(arguments, chats, *kind) for name, kind in kinds.items()}
     exact = report["fp32"]

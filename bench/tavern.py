@@ -31,7 +31,6 @@ ROOT = Path(__file__).resolve().parents[1]
 PATHS = (
     "ours int8",
     "ours int8 base only",
-    "ours int8 torch",
     "ours fp32",
     "ours fp32 torch",
     "peft one at a time",

@@ -26,7 +26,7 @@ from engine.config import EngineConfig
 from engine.errors import BackendError, EngineError
 from engine.requests import AdapterInfo
 from engine.service import Command, Report
-from engine.wire import HEADER, pack_command, pack_setup, unpack_report
+from engine.wire import HEADER, pack, unpack
 
 log = logging.getLogger("biblioteca.cluster")
 NAMESPACE = "biblioteca"
@@ -177,7 +177,7 @@ class ReplicaLink(ServedBackend):
         await asyncio.gather(self._keeper, return_exceptions=True)
 
     def _send(self, command: Command) -> None:
-        self._actor.put.remote(pack_command(command))
+        self._actor.put.remote(pack(command))
 
     def _enter(self, state: State) -> None:
         super()._enter(state)
@@ -250,7 +250,7 @@ class ReplicaLink(ServedBackend):
         config, base = self._config, Path(self._config.base)
         if (base / "config.json").is_file():  # else a hub id, or a shelf's folder of students
             config = replace(config, base=await self._deliver(self._actor, base))
-        self.pid, self.node = await self._actor.open.remote(pack_setup(self._factory, config))
+        self.pid, self.node = await self._actor.open.remote(pack((self._factory, config)))
 
     async def _deliver(self, actor: Any, folder: Path) -> str:
         """Where a folder's content lies on the actor's node, sent there if it must be."""
@@ -299,4 +299,4 @@ def split(frames: bytes) -> Iterator[Report]:
         begin = start + HEADER.size
         (size,) = HEADER.unpack_from(frames, start)
         start = begin + size
-        yield unpack_report(frames[begin:start])
+        yield Report(*unpack(frames[begin:start]))

@@ -16,8 +16,8 @@ from typing import Any
 
 from cluster.parcel import NodeStore, Parcel
 from engine.requests import Started
-from engine.service import Report, Service
-from engine.wire import HEADER, pack_report, unpack_command, unpack_setup
+from engine.service import Command, Report, Service
+from engine.wire import HEADER, pack, unpack
 
 _APART_S = 0.01  # messages of a busy replica: a reader sees no difference
 
@@ -53,7 +53,7 @@ class Replica:
         """
         import ray
 
-        factory, config = unpack_setup(setup[HEADER.size :])
+        factory, config = unpack(setup[HEADER.size :])
         self._arrived, self._urgent = Bell(), Bell()
         self._service = Service(factory, config, self._emit)
         self._service.start()
@@ -61,7 +61,7 @@ class Replica:
 
     async def put(self, frame: bytes) -> None:
         """Take a command."""
-        self._service.put(unpack_command(frame[HEADER.size :]))
+        self._service.put(Command(*unpack(frame[HEADER.size :])))
 
     async def reports(self) -> AsyncIterator[bytes]:
         """Frames, as many as there are, for as long as the actor lives.
@@ -85,7 +85,7 @@ class Replica:
 
     def _emit(self, report: Report) -> None:
         """Take a report of the engine's thread."""
-        self._outbox.append(pack_report(report))
+        self._outbox.append(pack(report))
         self._arrived.ring()
         if self._is_urgent(report):
             self._urgent.ring()

@@ -25,7 +25,7 @@ from engine.requests import (
     Usage,
 )
 from engine.service import Command, Operation, Report, Service, revive
-from engine.wire import HEADER, pack_command, pack_setup, unpack_report
+from engine.wire import HEADER, pack, unpack
 
 log = logging.getLogger("biblioteca.engine")
 State = Literal["starting", "ready", "restarting", "failed", "closed"]
@@ -279,7 +279,7 @@ class SubprocessBackend(ServedBackend):
     def _send(self, command: Command) -> None:
         if self._process is None or self._process.stdin is None:
             raise BackendError("the engine's process is not running")
-        self._process.stdin.write(pack_command(command))
+        self._process.stdin.write(pack(command))
 
     async def close(self) -> None:
         """Close the worker's input, which ends it; kill it if that takes over 5 seconds."""
@@ -325,7 +325,7 @@ class SubprocessBackend(ServedBackend):
         if self._state == "closed":  # while it was being started
             process.kill()
         assert process.stdin is not None
-        process.stdin.write(pack_setup(self._factory, self._config))
+        process.stdin.write(pack((self._factory, self._config)))
         self._was_ready, self._last_words = False, ""
         beside = [asyncio.create_task(self._watch(process)), asyncio.create_task(_log(process))]
         with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
@@ -348,7 +348,8 @@ class SubprocessBackend(ServedBackend):
         assert process.stdout is not None
         while True:
             header = await process.stdout.readexactly(HEADER.size)
-            report = unpack_report(await process.stdout.readexactly(HEADER.unpack(header)[0]))
+            content = await process.stdout.readexactly(HEADER.unpack(header)[0])
+            report = Report(*unpack(content))
             if report.kind == "ready":
                 self._was_ready = True
                 beside.append(asyncio.create_task(self._restore_adapters(report)))

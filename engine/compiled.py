@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,34 +17,7 @@ from engine.linear import quantize_rows
 from engine.lora import LoraBank
 from engine.model import Step
 
-LANES = 16
-NORMS = ("attention_norm", "mlp_norm", "q_norm", "k_norm")
-HEAD_VECTORS = (1, 2, 4, 6, 8, 16)  # head sizes the attention kernel is compiled for, in lanes
-
-
-@dataclass(frozen=True, slots=True)
-class Packed:
-    """A weight as the kernels read it, in tiles of 32 outputs.
-
-    Attributes:
-        weight: uint8 [out / 32, in / 4, 32, 4] with a scale per output, or fp32 [out / 32, in, 32].
-    """
-
-    weight: Tensor
-    scale: Tensor | None
-    bias: Tensor | None
-    in_size: int
-    out_size: int
-
-    def describe(self) -> kernels.Matrix:
-        """Pointers to it."""
-        return kernels.Matrix(
-            self.weight.data_ptr(),
-            pointer(self.scale),
-            pointer(self.bias),
-            self.in_size,
-            self.out_size,
-        )
+HEAD_SIZES = (16, 32, 64, 96, 128, 256)  # those that the attention kernel is compiled for
 
 
 def pointer(tensor: Tensor | None) -> int | None:
@@ -54,80 +26,71 @@ def pointer(tensor: Tensor | None) -> int | None:
 
 
 def pack(
-    weight: Tensor, bias: Tensor | None, *, full: bool = False, interleave: bool = False
-) -> Packed:
-    """Lay out a weight [out, in]; outputs are padded to a multiple of 32.
+    weight: Tensor, bias: Tensor | None, library: Any, *, full: bool, interleave: bool = False
+) -> kernels.Matrix:
+    """Lay out a weight [out, in] as the kernels read it; outputs are padded to whole tiles.
 
     Args:
+        library: of `kernels.load_library`; a tile is two of its vectors.
         full: keep fp32 instead of quantising to int8.
-        interleave: the first half of the outputs gates the second: put 16 of one beside 16 of
-            the other, so that a tile holds both.
+        interleave: the first half of the outputs gates the second: put a vector of one beside a
+            vector of the other, so that a tile holds both.
     """
     out, size = weight.shape
-    padded = -(-out // 32) * 32
+    tile = 2 * library.lanes
+    padded = -(-out // tile) * tile
     weight = F.pad(weight.float(), (0, 0, 0, padded - out))
     bias = None if bias is None else F.pad(bias.float(), (0, padded - out))
     if interleave:
-        order = torch.arange(out).view(2, out // 2 // LANES, LANES).transpose(0, 1).reshape(-1)
+        order = torch.arange(out).view(2, -1, library.lanes).transpose(0, 1).reshape(-1)
         weight, bias = weight[order], None if bias is None else bias[order]
+    scale = None
     if full:
-        tiles = weight.view(padded // 32, 32, size).transpose(1, 2).contiguous()
-        return Packed(tiles, None, bias, size, padded)
-    quantized, scale = quantize_rows(weight)
-    unsigned = (quantized.to(torch.int16) + 128).to(torch.uint8)
-    tiles = unsigned.view(padded // 32, 32, size // 4, 4).transpose(1, 2).contiguous()
-    return Packed(tiles, scale, bias, size, padded)
+        tiles = weight.view(-1, tile, size).transpose(1, 2).contiguous()
+    else:
+        quantized, scale = quantize_rows(weight)
+        unsigned = (quantized.to(torch.int16) + 128).to(torch.uint8)
+        tiles = unsigned.view(-1, tile, size // 4, 4).transpose(1, 2).contiguous()
+    packed = kernels.Matrix(pointer(tiles), pointer(scale), pointer(bias), size, padded)
+    packed.tensors = (tiles, scale, bias)
+    return packed
 
 
-def can_compile(shape: Architecture, full: bool = False) -> bool:
-    """Whether the kernels cover this architecture, and this machine can have them."""
+def is_covered(shape: Architecture) -> bool:
+    """Whether the kernels cover this architecture."""
     sizes = (shape.hidden_size, shape.q_size, shape.kv_size, shape.intermediate_size)
-    fits = (
+    return (
         all(size % 32 == 0 for size in sizes)
-        and shape.head_dim % LANES == 0
-        and shape.head_dim // LANES in HEAD_VECTORS
+        and shape.head_dim in HEAD_SIZES
         and not shape.sandwich
         and shape.num_heads % shape.num_kv_heads == 0
     )
-    return fits and kernels.load_library(full) is not None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PackedLayer:
-    """One layer's weights: packed products, fp32 norms, and whether heads are normed."""
-
-    attention_norm: Tensor
-    mlp_norm: Tensor
-    q_norm: Tensor | None = None
-    k_norm: Tensor | None = None
-    qkv: Packed
-    o: Packed
-    gate_up: Packed
-    down: Packed
 
 
 class CompiledDecoder:
     """What Decoder is, in one call of C per step.
 
     Args:
+        library: of `kernels.load_library`, for the cache's precision.
         embedding: [vocabulary, hidden], as the cache in fp32 for fp32 weights, else in bf16, so
             that a step reads half the bytes.
+        layers: by field of `kernels.Layer`: norms' weights, and products.
     """
 
     def __init__(
         self,
         shape: Architecture,
+        library: Any,
         *,
         embedding: Tensor,
-        layers: Sequence[PackedLayer],
+        layers: Sequence[dict[str, Tensor | kernels.Matrix]],
         norm: Tensor,
-        head: Packed,
+        head: kernels.Matrix,
         rotary: Sequence[Tensor],
         cache: KVCache,
         bank: LoraBank,
     ) -> None:
-        self.architecture, self.cache = shape, cache
-        self._library: Any = kernels.load_library(cache.keys.dtype == torch.float32)
+        self.architecture, self.cache, self._library = shape, cache, library
         self._bank, self._bank_version = bank, -1
         self._embedding, self._layers, self._norm, self._head = embedding, layers, norm, head
         self._rotary = [table.contiguous() for table in rotary]
@@ -180,7 +143,7 @@ class CompiledDecoder:
             embed_scale=shape.embed_scale,
             embedding=self._embedding.data_ptr(),
             norm=self._norm.data_ptr(),
-            head=self._head.describe(),
+            head=self._head,
             layer=self._described,
         )
 
@@ -188,12 +151,10 @@ class CompiledDecoder:
         """Point at weights and adapter stacks; again whenever the bank takes new memory."""
         shape = self.architecture
         for number, layer in enumerate(self._layers):
-            norms = {name: pointer(getattr(layer, name)) for name in NORMS}
-            products = {site: getattr(layer, site).describe() for site in self._bank.sites}
+            parts = {n: p.data_ptr() if isinstance(p, Tensor) else p for n, p in layer.items()}
             adapters = {f"adapt_{s}": self._describe_site(number, s) for s in self._bank.sites}
             self._described[number] = kernels.Layer(
-                **norms,
-                **products,
+                **parts,
                 **adapters,
                 keys=self.cache.keys[number].data_ptr(),
                 values=self.cache.values[number].data_ptr(),
@@ -216,14 +177,15 @@ class CompiledDecoder:
 
     def _reserve(self, tokens: int, wanted: int) -> None:
         """Make room for a step; kept for the next ones."""
-        if tokens <= self._room[0] and wanted <= self._room[1]:
+        room = (max(tokens, self._room[0]), max(wanted, self._room[1]))
+        if room == self._room:
             return
-        tokens, wanted = max(tokens, self._room[0]), max(wanted, self._room[1])
+        tokens, wanted = self._room = room
         shape = self.architecture
         hidden, q, wide = shape.hidden_size, shape.q_size, shape.intermediate_size
         widest = max(hidden, q, wide)
-        full = self.cache.keys.dtype == torch.float32
-        kinds = {"operands": torch.float32 if full else torch.int8, "sums": torch.int32}
+        operands = {1: torch.int8, 2: torch.int16, 4: torch.float32}
+        kinds = {"operands": operands[self._library.operand_bytes], "sums": torch.int32}
         sizes = {
             "x": (tokens, hidden),
             "y": (tokens, max(q + 2 * shape.kv_size, widest)),
@@ -238,4 +200,3 @@ class CompiledDecoder:
             name: torch.empty(size, dtype=kinds.get(name, torch.float32))
             for name, size in sizes.items()
         }
-        self._room = (tokens, wanted)

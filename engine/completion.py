@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast, get_args
 
+from engine.adapters import read_adapter
 from engine.config import EngineConfig, Quantization
 from engine.engine import build_engine
 from engine.errors import RequestError
@@ -44,7 +44,7 @@ def complete_text(
         base=base,
         quantization=cast(Quantization, quantization),
         adapter_slots=1,
-        max_rank=_rank(adapter) if adapter else 1,
+        max_rank=max(1, read_adapter(adapter).rank) if adapter else 1,
         max_rows=1,
     )
     engine = build_engine(config)
@@ -72,13 +72,3 @@ def complete_text(
             elif isinstance(event, Finished):
                 outcome |= {"reason": event.reason, "usage": asdict(event.usage)}
     return outcome
-
-
-def _rank(adapter: Path) -> int:
-    """The rank an adapter's configuration asks for; 1 where that can't be told yet."""
-    try:
-        config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
-        ranks = [config["r"], *(config.get("rank_pattern") or {}).values()]
-        return max(1, *(int(rank) for rank in ranks))
-    except (OSError, ValueError, KeyError, TypeError):
-        return 1  # reading the adapter itself will say what is wrong with it

@@ -30,7 +30,7 @@ class EngineConfig:
         cache_bytes: memory for cached prefixes of finished and shared prompts.
         host_bytes: memory for adapters that have been read but sit in no slot.
         compiled: use the C kernels (int8 and fp32 on a CPU) when this machine has a compiler;
-            without, fp32 logits differ in their last bits with what else is in the batch.
+            without, int8 is served as fp32, whose last bits differ with what else is in the batch.
         hang_s: a worker process that answers nothing for so long between steps is replaced.
     """
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import torch
 
 def examine() -> dict[str, Any]:
     """Findings, each with `what`, `found` and `allows`, as one JSON-able document."""
-    findings = [_processor(), _memory(), _torch(), _int8(), _compiler(), _gpu(), _nf4()]
+    findings = [_processor(), _memory(), _torch(), _kernels(), _gpu(), _nf4()]
     return {"findings": findings}
 
 
@@ -63,37 +62,15 @@ def _torch() -> dict[str, str]:
     )
 
 
-def _int8() -> dict[str, str]:
-    try:
-        from engine.linear import Int8Linear
+def _kernels() -> dict[str, str]:
+    from engine.kernels import load_library
 
-        product = Int8Linear(torch.eye(32), None)(torch.ones(1, 32))
-    except (RuntimeError, AttributeError) as error:
-        return _finding("int8 on the CPU", f"no: {error}", "set quantization to bf16 or none")
-    works = bool((product - 1).abs().max() < 0.05)
-    flags = _cpu_flags()
-    fast = [name for name in ("amx_int8", "avx512_vnni", "avx_vnni", "asimddp") if name in flags]
-    return _finding(
-        "int8 on the CPU",
-        f"{'works' if works else 'gives wrong results'}, "
-        + (f"in hardware ({', '.join(fast)})" if fast else "without special instructions"),
-        "the default for serving on this CPU" if works else "set quantization to none",
-    )
-
-
-def _cpu_flags() -> set[str]:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return set()
-    return next((set(s.split()) for s in lines if s.startswith(("flags", "Features"))), set())
-
-
-def _compiler() -> dict[str, str]:
-    found = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
-    if found is None:
-        return _finding("C compiler", "none", "steps run in torch; a compiler would speed them up")
-    return _finding("C compiler", found, "compiled kernels for int8 and fp32 steps")
+    library = load_library()
+    if library is None:
+        allows = "steps run in torch, int8 bases in fp32; a C compiler would make them fast"
+        return _finding("C kernels", "no compiler", allows)
+    found = f"compiled, {library.lanes} numbers to a vector"
+    return _finding("C kernels", found, "int8, the default for serving on this CPU, and fp32")
 
 
 def _gpu() -> dict[str, str]:

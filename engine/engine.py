@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from mmap import PAGESIZE
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,7 @@ class Engine:
             num_prompt=len(token_ids),
             num_virtual=num_virtual,
             spans=tuple(spans),
-            key=f"{self.base.digest}/{version.digest if version else ''}",
+            key=f"{self.base.digest}/{version.about.digest if version else ''}",
             version=version,
             stream=TextStream(self.template.tokenizer, params.stop),
             matcher=self._picker.compile(params.constraint) if params.constraint else None,
@@ -224,7 +225,7 @@ class Engine:
         """Copy what was already computed, from a kept prefix or a running row: how many tokens."""
         assert sequence.row is not None
         usable = sequence.token_ids[:-1]  # the last token must run, to give logits
-        prefix, length = self._prefixes.match(sequence.key, usable)
+        saved, length = self._prefixes.match(sequence.key, usable)
         donor = None
         for other in self._scheduler.running:
             if other.key == sequence.key:
@@ -234,8 +235,8 @@ class Engine:
         if donor is not None:
             assert donor.row is not None
             self.base.cache.copy(donor.row, sequence.row, length)
-        elif prefix is not None:
-            self.base.cache.restore(sequence.row, prefix.saved, length)
+        elif saved is not None:
+            self.base.cache.restore(sequence.row, saved, length)
         elif sequence.num_virtual:
             length = sequence.num_virtual
             self._place_soft(sequence)
@@ -391,13 +392,8 @@ class Engine:
 
 
 def resident_bytes() -> int:
-    """Memory this process holds now; its peak where the system does not say."""
+    """Memory this process holds now; 0 where the system does not say."""
     try:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-    except (OSError, IndexError, ValueError):
-        import resource
-
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    import resource
-
-    return pages * resource.getpagesize()
+        return int(Path("/proc/self/statm").read_text().split()[1]) * PAGESIZE
+    except OSError:
+        return 0

@@ -5,38 +5,14 @@
    else is in the step, however a prompt was cut into chunks, and whether it came from a cache.
 
    Compiled twice: as it stands for int8 weights, and with -DFULL for fp32 throughout.
-   Layouts (all multiples of the 16 lanes that a vector holds):
-     weights   uint8 [out/32][in/4][32][4], value + 128; one scale per output
-               FULL: fp32 [out/32][in][32]
-     adapters  Kept A [slots][in][parts * rank], B [slots][out of the part / 16][rank][16]
+   Layouts, in LANES: the numbers that one of this processor's vectors holds, L below:
+     weights   uint8 [out/2L][in/4][2L][4], value + 128; one scale per output
+               FULL: fp32 [out/2L][in][2L]
+     adapters  Kept A [slots][in][parts * rank], B [slots][out of the part / L][rank][L]
      keys, values  Kept [rows][kv_heads][time][head_dim] per layer
-   Vectors are GCC's, which Clang has too; only the int8 dot product names an instruction set. */
+   Vectors are GCC's, which Clang has too; what names an instruction set is in vectors.h. */
 
-#include <math.h>
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
-#if defined(__AVX512F__) || defined(__AVXVNNI__)
-#include <immintrin.h>
-#endif
-
-#define LANES 16
-typedef float vf __attribute__((vector_size(64), aligned(4)));
-typedef int32_t vi __attribute__((vector_size(64), aligned(4)));
-typedef uint32_t vu __attribute__((vector_size(64), aligned(4)));
-typedef uint16_t vh __attribute__((vector_size(32), aligned(2)));
-
-#ifdef FULL
-enum { GROUP = 1 }; /* inputs per multiplication */
-typedef float Weight, Operand, Kept;
-typedef vf Sum;
-#else
-enum { GROUP = 4 };
-typedef uint8_t Weight;
-typedef int8_t Operand;
-typedef uint16_t Kept; /* bf16 */
-typedef vi Sum;
-#endif
+#include "vectors.h"
 
 typedef struct {
     const Weight *weight;
@@ -76,75 +52,6 @@ typedef struct {
     int32_t *sums;
 } Step;
 
-static inline vf load(const float *p) { return *(const vf *)p; }
-static inline void store(float *p, vf v) { *(vf *)p = v; }
-#ifdef FULL
-static inline vf load_kept(const Kept *p) { return load(p); }
-static inline void store_kept(Kept *p, vf v) { store(p, v); }
-#else
-static inline vf load_kept(const Kept *p) {
-    return (vf)(__builtin_convertvector(*(const vh *)p, vu) << 16);
-}
-static inline void store_kept(Kept *p, vf v) { /* round to nearest even */
-    vu bits = (vu)v;
-    bits += 0x7fff + ((bits >> 16) & 1);
-    *(vh *)p = __builtin_convertvector(bits >> 16, vh);
-}
-#endif
-static inline vf choose(vi mask, vf yes, vf no) { return (vf)((mask & (vi)yes) | (~mask & (vi)no)); }
-static inline float total(vf v) {
-#ifdef __AVX512F__
-    return _mm512_reduce_add_ps((__m512)v);
-#else
-    float sum = 0;
-    for (int i = 0; i < LANES; i++) sum += v[i];
-    return sum;
-#endif
-}
-
-/* exp by 2^n * polynomial (Cephes' coefficients); good to about 1e-7 for x in [-87, 87]. */
-static inline vf exponential(vf x) {
-    const vf low = x * 0 - 87.0f, high = x * 0 + 87.0f;
-    x = choose(x < low, low, x);
-    x = choose(x > high, high, x);
-    vf n = x * 1.44269504f;
-    vi whole = __builtin_convertvector(n + choose(n < 0, x * 0 - 0.5f, x * 0 + 0.5f), vi);
-    n = __builtin_convertvector(whole, vf);
-    vf r = x - n * 0.693359375f + n * 2.12194440e-4f;
-    vf p = r * 1.9875691500e-4f + 1.3981999507e-3f;
-    p = p * r + 8.3334519073e-3f;
-    p = p * r + 4.1665795894e-2f;
-    p = p * r + 1.6666665459e-1f;
-    p = p * r + 5.0000001201e-1f;
-    p = p * r * r + r + 1.0f;
-    return p * (vf)((whole + 127) << 23);
-}
-
-/* acc += GROUP weights of each of 16 outputs times GROUP operands of a token. */
-static inline Sum dot(Sum acc, const Weight *w, const Operand *a) {
-#if defined(FULL)
-    return acc + *a * load(w);
-#elif defined(__AVX512VNNI__)
-    int32_t four;
-    memcpy(&four, a, 4);
-    return (vi)_mm512_dpbusd_epi32((__m512i)acc, _mm512_loadu_si512(w), _mm512_set1_epi32(four));
-#elif defined(__AVXVNNI__)
-    int32_t four;
-    memcpy(&four, a, 4);
-    __m256i halves[2];
-    memcpy(halves, &acc, 64);
-    for (int i = 0; i < 2; i++)
-        halves[i] = _mm256_dpbusd_avx_epi32(
-            halves[i], _mm256_loadu_si256((const __m256i *)(w + 32 * i)), _mm256_set1_epi32(four));
-    memcpy(&acc, halves, 64);
-    return acc;
-#else
-    for (int i = 0; i < LANES; i++)
-        acc[i] += w[4 * i] * a[0] + w[4 * i + 1] * a[1] + w[4 * i + 2] * a[2] + w[4 * i + 3] * a[3];
-    return acc;
-#endif
-}
-
 typedef enum { STORE, ADD, GATE } Ending;
 
 /* Everything a product needs beyond its weights. */
@@ -158,16 +65,24 @@ typedef struct {
     Ending ending;
 } Product;
 
-/* An adapter's share of 16 outputs: rank rows of B times the token's inner values. */
-static inline vf adapt(const Product *p, int64_t token, int64_t part, int64_t column) {
-    const int64_t rank = p->model->rank, start = p->site->starts[part];
-    const int64_t width = p->site->starts[part + 1] - start;
-    const Kept *b = p->site->b[part] + (p->step->slots[token] * width + column - start) * rank;
-    const float *inner = p->step->inner + (token * p->site->parts + part) * rank;
-    vf sum[4] = {{0}, {0}, {0}, {0}};
-    for (int64_t r = 0; r < rank; r += 4)
-        for (int u = 0; u < 4; u++) sum[u] += inner[r + u] * load_kept(b + (r + u) * LANES);
-    return (sum[0] + sum[1]) + (sum[2] + sum[3]);
+/* An adapter's rows of B for LANES outputs of a token, or null; its part of the inner values. */
+static inline const Kept *factors(const Product *p, int64_t token, int64_t output, const float **inner) {
+    const Site *site = p->site;
+    if (!site || !site->a || !p->step->slots[token]) return NULL;
+    const int64_t rank = p->model->rank;
+    int64_t part = 0;
+    while (output >= site->starts[part + 1]) part++;
+    const int64_t start = site->starts[part], width = site->starts[part + 1] - start;
+    *inner = p->step->inner + (token * site->parts + part) * rank;
+    return site->b[part] + (p->step->slots[token] * width + output - start) * rank;
+}
+
+/* Every token's rows lie elsewhere: ask for them before the sums, to have them after. */
+static inline void fetch(const Product *p, int64_t token, int64_t output) {
+    const float *inner;
+    const char *b = (const char *)factors(p, token, output, &inner);
+    const int64_t bytes = b ? p->model->rank * LANES * (int64_t)sizeof(Kept) : 0;
+    for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(b + i);
 }
 
 /* Not inlined: one copy of the code, so one order of rounding, for tiles of any height. */
@@ -179,12 +94,13 @@ static __attribute__((noinline)) vf finish(const Product *p, int64_t token, int6
     sum = sum * load(p->matrix->scale + row) * p->step->scale[token];
 #endif
     if (p->matrix->bias) sum += load(p->matrix->bias + row);
-    if (p->site && p->site->a && p->step->slots[token]) {
-        int64_t part = 0;
-        while (output >= p->site->starts[part + 1]) part++;
-        sum += adapt(p, token, part, output);
-    }
-    return sum;
+    const float *inner;
+    const Kept *b = factors(p, token, output, &inner);
+    if (!b) return sum;
+    vf share[4] = {{0}, {0}, {0}, {0}};
+    for (int64_t r = 0; r < p->model->rank; r += 4)
+        for (int u = 0; u < 4; u++) share[u] += inner[r + u] * load_kept(b + (r + u) * LANES);
+    return sum + ((share[0] + share[1]) + (share[2] + share[3]));
 }
 
 static inline vf activate(vf gate, int64_t gelu) {
@@ -195,45 +111,47 @@ static inline vf activate(vf gate, int64_t gelu) {
     return gate / (1.0f + exponential(-gate));
 }
 
-/* 32 outputs of `count` tokens; count is a constant after inlining. */
+/* Two vectors of outputs for `count` tokens; count is a constant after inlining. */
 static inline __attribute__((always_inline)) void tile(
     const Product *p, int64_t block, int64_t first, const int count) {
-    const int64_t in = p->matrix->in;
-    const Weight *w = p->matrix->weight + block * 32 * in;
+    const int64_t in = p->matrix->in, row = block * 2 * LANES;
+    /* of the gate, weights are interleaved: a vector of it, then one of what it gates */
+    const int64_t left = p->ending == GATE ? block * LANES : row;
+    const int64_t right = p->ending == GATE ? p->model->wide + left : row + LANES;
+    const Weight *w = p->matrix->weight + row * in;
     const Operand *a = p->step->operands + first * in;
-    Sum low[8], high[8];
-    for (int m = 0; m < count; m++) low[m] = high[m] = (Sum){0};
-    for (int64_t k = 0; k < in; k += GROUP, w += 32 * GROUP)
+    Sum low[MOST], high[MOST];
+    for (int m = 0; m < count; m++) {
+        low[m] = high[m] = (Sum){0};
+        fetch(p, first + m, left);
+        fetch(p, first + m, right);
+    }
+    for (int64_t k = 0; k < in; k += GROUP, w += 2 * LANES * GROUP)
         for (int m = 0; m < count; m++) {
             low[m] = dot(low[m], w, a + m * in + k);
             high[m] = dot(high[m], w + LANES * GROUP, a + m * in + k);
         }
     for (int m = 0; m < count; m++) {
-        const int64_t token = first + m, row = block * 32;
-        if (p->ending == GATE) { /* weights are interleaved: 16 of the gate, 16 of the other */
-            const int64_t column = block * 16, wide = p->model->wide;
-            vf gate = finish(p, token, column, row, low[m]);
-            vf up = finish(p, token, wide + column, row + 16, high[m]);
-            store(p->out + token * p->stride + column, activate(gate, p->model->gelu) * up);
+        float *out = p->out + (first + m) * p->stride + left;
+        vf one = finish(p, first + m, left, row, low[m]);
+        vf two = finish(p, first + m, right, row + LANES, high[m]);
+        if (p->ending == GATE) {
+            store(out, activate(one, p->model->gelu) * two);
             continue;
         }
-        float *out = p->out + token * p->stride + row;
-        vf left = finish(p, token, row, row, low[m]);
-        vf right = finish(p, token, row + 16, row + 16, high[m]);
-        if (p->ending == ADD) left += load(out), right += load(out + 16);
-        store(out, left);
-        store(out + 16, right);
+        if (p->ending == ADD) one += load(out), two += load(out + LANES);
+        store(out, one);
+        store(out + LANES, two);
     }
 }
 
 /* Outputs are shared among threads; a thread's weights stay in its cache for all tokens. */
 static void multiply(const Product *p) {
-    const int64_t blocks = p->matrix->out / 32;
+    const int64_t blocks = p->matrix->out / (2 * LANES);
 #pragma omp for schedule(static)
     for (int64_t block = 0; block < blocks; block++) {
         int64_t token = 0;
-        for (; token + 8 <= p->tokens; token += 8) tile(p, block, token, 8);
-        for (; token + 4 <= p->tokens; token += 4) tile(p, block, token, 4);
+        for (; token + MOST <= p->tokens; token += MOST) tile(p, block, token, MOST);
         for (; token + 2 <= p->tokens; token += 2) tile(p, block, token, 2);
         for (; token < p->tokens; token++) tile(p, block, token, 1);
     }
@@ -254,12 +172,18 @@ static void quantize(const Step *s, int64_t token, const float *x, int64_t size)
     float most = 1e-12f;
     for (int i = 0; i < LANES; i++) most = top[i] > most ? top[i] : most;
     const float scale = most / 127.0f, inverse = 127.0f / most;
-    int8_t *q = s->operands + token * size;
+    Operand *q = s->operands + token * size;
     int32_t sum = 0;
     for (int64_t i = 0; i < size; i++) {
-        q[i] = (int8_t)lrintf(x[i] * inverse);
+        q[i] = (Operand)(int32_t)rintf(x[i] * inverse);
         sum += q[i];
     }
+#ifdef PAIRS
+    for (int64_t i = 1; i < size; i += 4) {
+        const Operand second = q[i];
+        q[i] = q[i + 1], q[i + 1] = second;
+    }
+#endif
     s->scale[token] = scale;
     s->sums[token] = sum;
 }
@@ -288,6 +212,8 @@ static void shrink(const Model *m, const Step *s, const Site *site, int64_t toke
     int64_t column = 0;
     for (; column + 3 * LANES <= width; column += 3 * LANES)
         shrink_columns(x, a + column, size, width, inner + column, 3);
+    for (; column + 2 * LANES <= width; column += 2 * LANES)
+        shrink_columns(x, a + column, size, width, inner + column, 2);
     for (; column < width; column += LANES)
         shrink_columns(x, a + column, size, width, inner + column, 1);
 }
@@ -343,12 +269,12 @@ static void remember(const Model *m, const Layer *layer, const Step *s) {
     }
 }
 
-/* One query head over times [first, last); vectors = head_dim / 16, constant after inlining. */
+/* One query head over times [first, last); vectors = head_dim / LANES, constant after inlining. */
 static inline __attribute__((always_inline)) void attend(
     const float *q, const Kept *keys, const Kept *values, float *scores, float *out,
     int64_t first, int64_t last, float scale, const int vectors) {
     const int64_t dim = vectors * LANES;
-    vf query[16], sum[16];
+    vf query[256 / LANES], sum[256 / LANES];
     for (int i = 0; i < vectors; i++) query[i] = load(q + i * LANES) * scale;
     float most = -3e38f;
     for (int64_t t = first; t < last; t++) {
@@ -388,14 +314,9 @@ static void attention(const Model *m, const Layer *layer, const Step *s, float *
         for (int64_t head = kv * group; head < (kv + 1) * group; head++) {
             const float *q = s->y + token * width + head * dim;
             float *out = s->attended + (token * m->heads + head) * dim;
-#define ATTEND(n) attend(q, keys, values, scores, out, first, last, m->attention_scale, n)
-            switch (dim / LANES) {
-            case 1: ATTEND(1); break;
-            case 2: ATTEND(2); break;
-            case 4: ATTEND(4); break;
-            case 6: ATTEND(6); break;
-            case 8: ATTEND(8); break;
-            default: ATTEND(16); break; /* the caller lets only these sizes through */
+            switch (dim) { /* the caller lets only these sizes through */
+#define SIZE(n) case n: attend(q, keys, values, scores, out, first, last, m->attention_scale, n / LANES); break
+                SIZE(16); SIZE(32); SIZE(64); SIZE(96); SIZE(128); SIZE(256);
             }
         }
     }

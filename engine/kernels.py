@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 SOURCE = Path(__file__).with_name("kernels.c")
+HEADER = Path(__file__).with_name("vectors.h")
 # No -ffast-math: sums keep the order they are written in, so that no token's numbers depend on
 # which copy of a loop computed them.
 FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp")
@@ -23,8 +24,9 @@ COMPILE_TIMEOUT_S = 120.0
 
 
 class Matrix(ctypes.Structure):
-    """`Matrix` of kernels.c."""
+    """`Matrix` of kernels.c; `tensors` are what it points to."""
 
+    tensors: tuple[Any, ...]
     _fields_ = [  # ctypes wants a plain list
         ("weight", c_void_p), ("scale", c_void_p), ("bias", c_void_p),
         ("in_size", c_int64), ("out_size", c_int64),
@@ -80,6 +82,9 @@ class Step(ctypes.Structure):
 def load_library(full: bool = False) -> Any | None:
     """The kernels, compiled now if they never were on this machine; None without a compiler.
 
+    Besides `run_step` it tells what memory layouts depend on: `lanes`, how many numbers a vector
+    of this processor holds, and `operand_bytes`.
+
     Args:
         full: for fp32 weights instead of int8.
     """
@@ -98,6 +103,8 @@ def load_library(full: bool = False) -> Any | None:
     library = ctypes.CDLL(str(path))
     library.run_step.argtypes = [POINTER(Model), POINTER(Step)]
     library.run_step.restype = None
+    for name in ("lanes", "operand_bytes"):
+        setattr(library, name, c_int64.in_dll(library, name).value)
     return library
 
 
@@ -119,7 +126,7 @@ def _digest(flags: tuple[str, ...]) -> str:
     if cpuinfo.is_file():
         lines = cpuinfo.read_text().splitlines()
         processor += next((s for s in lines if s.startswith(("flags", "Features"))), "")
-    text = SOURCE.read_bytes() + repr((flags, processor)).encode()
+    text = SOURCE.read_bytes() + HEADER.read_bytes() + repr((flags, processor)).encode()
     return hashlib.sha256(text).hexdigest()[:16]
 
 

@@ -21,31 +21,6 @@ def quantize_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
     return (weight / scale[:, None]).round().to(torch.int8), scale
 
 
-class Int8Linear:
-    """W8A8 through oneDNN: a weight scale per output, an activation scale per token.
-
-    Integer sums are exact and no scale is shared between tokens, so a token's result is the
-    same bits whatever else is in the step.
-    """
-
-    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
-        self.quantized, self.scale = quantize_rows(weight)
-        self.bias = bias
-        self.packed = torch.ops.onednn.qlinear_prepack(self.quantized, None)
-        self._zeros = torch.zeros(weight.shape[0], dtype=torch.int32)
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """Quantise each token by its own scale, multiply in integers, scale back."""
-        rows = x.abs().amax(dim=1, keepdim=True).clamp_min(1e-12) / 127.0
-        activation = torch.round(x / rows).add_(128.0).to(torch.uint8)
-        y: Tensor = torch.ops.onednn.qlinear_pointwise(
-            activation, 1.0, 128, self.packed, self.scale, self._zeros, None, 1.0, 0,
-            torch.float32, "none", [], "",
-        )  # fmt: skip
-        y = y * rows
-        return y if self.bias is None else y + self.bias
-
-
 class Nf4Linear:
     """Weights in 4 bit (Dettmers et al. 2023), multiplied by bitsandbytes."""
 
@@ -75,9 +50,7 @@ def round_nf4(weight: Tensor) -> Tensor:
 
 
 def make_linear(weight: Tensor, bias: Tensor | None, quantization: Quantization) -> Linear:
-    """The linear for a resolved quantisation ("auto" is the caller's to resolve)."""
-    if quantization == "int8":
-        return Int8Linear(weight, bias)
+    """The linear in torch for a resolved quantisation; int8 is the C kernels' alone."""
     if quantization == "nf4":
         return Nf4Linear(weight, bias)
     return lambda x: F.linear(x, weight, bias)

@@ -16,8 +16,9 @@ import torch.nn.functional as F
 from safetensors import safe_open
 from torch import Tensor
 
+from engine import kernels
 from engine.architecture import DEFAULT_CONTEXT, Architecture, read_architecture, rotary_tables
-from engine.compiled import LANES, CompiledDecoder, Packed, PackedLayer, can_compile, pack
+from engine.compiled import CompiledDecoder, is_covered, pack
 from engine.config import EngineConfig, Quantization
 from engine.errors import BaseModelError
 from engine.kv_cache import KVCache
@@ -138,23 +139,26 @@ def load_base(config: EngineConfig) -> LoadedBase:
         raise BaseModelError(
             f"context_tokens is {length}; {folder.name} was made for {shape.context_tokens}"
         )
-    full = quantization == "none"
-    compiled = config.compiled and device.type == "cpu" and (full or quantization == "int8")
-    compiled = compiled and can_compile(shape, full)
+    library = find_kernels(config, shape, device, quantization)
+    if quantization == "int8" and library is None:
+        warnings.warn("the C kernels can't serve int8 here; using fp32", stacklevel=2)
+        quantization = "none"
     # Beside int8 weights the kernels read adapters, keys and values as bf16; ranks in vectors.
-    kept = torch.bfloat16 if compiled and not full else dtype
-    max_rank = -(-config.max_rank // LANES) * LANES if compiled else config.max_rank
+    kept = torch.bfloat16 if quantization == "int8" else dtype
+    lanes = library.lanes if library else 1
+    max_rank = -(-config.max_rank // lanes) * lanes
     cache = KVCache(shape, config.max_rows, length, kept, device)
     tables = [table.to(device) for table in rotary_tables(hf_config, shape, length)]
     with ExitStack() as stack:
         files = WeightFiles(folder, stack)
         digest = file_digest([folder / "config.json", *files.paths])
-        bank = LoraBank(
-            shape, config.adapter_slots, max_rank, digest, kept, device, LANES if compiled else 0
-        )
+        tile = lanes if library else 0
+        bank = LoraBank(shape, config.adapter_slots, max_rank, digest, kept, device, tile)
         builder = _Builder(shape, files, config, quantization, dtype, device, bank)
-        make = builder.compiled_decoder if compiled else builder.decoder
-        decoder = make(tables, cache)
+        if library is None:
+            decoder: Decoder | CompiledDecoder = builder.decoder(tables, cache)
+        else:
+            decoder = builder.compiled_decoder(tables, cache, library)
     return LoadedBase(
         folder=folder,
         digest=digest,
@@ -166,6 +170,17 @@ def load_base(config: EngineConfig) -> LoadedBase:
         eos_ids=read_eos_ids(folder, hf_config),
         device=device,
     )
+
+
+def find_kernels(
+    config: EngineConfig, shape: Architecture, device: torch.device, quantization: Quantization
+) -> Any | None:
+    """The C kernels' library, where it can serve this base as configured."""
+    if not config.compiled or device.type != "cpu" or not is_covered(shape):
+        return None
+    if quantization not in ("none", "int8"):
+        return None
+    return kernels.load_library(full=quantization == "none")
 
 
 def read_eos_ids(folder: Path, hf_config: Any) -> frozenset[int]:
@@ -216,19 +231,23 @@ class _Builder:
             cache=cache,
         )
 
-    def compiled_decoder(self, rotary: list[Tensor], cache: KVCache) -> CompiledDecoder:
+    def compiled_decoder(
+        self, rotary: list[Tensor], cache: KVCache, library: Any
+    ) -> CompiledDecoder:
         """The decoder in C."""
         full = self._quantization == "none"
 
-        def packed(site: str, number: int) -> Packed:
-            return pack(*self._fused(number, site), full=full, interleave=site == "gate_up")
+        def packed(site: str, number: int) -> kernels.Matrix:
+            fused, gates = self._fused(number, site), site == "gate_up"
+            return pack(*fused, library, full=full, interleave=gates)
 
         return CompiledDecoder(
             self._shape,
+            library,
             embedding=self.embedding.to(cache.keys.dtype).contiguous(),
-            layers=[PackedLayer(**parts) for parts in self._layers(self._norm_weight, packed)],
+            layers=list(self._layers(self._norm_weight, packed)),
             norm=self._norm_weight("model.norm", self._shape.hidden_size),
-            head=pack(self._head_weight(), None, full=full),
+            head=pack(self._head_weight(), None, library, full=full),
             rotary=rotary,
             cache=cache,
             bank=self._bank,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -21,15 +22,15 @@ from engine.slots import Run, SlotPlan
 TIME_BUCKET = 64  # attended lengths are rounded up to this, to meet few distinct shapes
 
 
-@dataclass(slots=True)
+@dataclass
 class Step:
     """Everything the layers need to know about a step.
 
     Attributes:
         token_ids, positions, rows, slots: one entry per token, int64 [N].
         runs: the tokens by sequence.
-        plan: how tokens meet slotted weights.
         wanted: tokens whose logits are asked for, int64 [M].
+        skip_zero: as in SlotPlan.
         embeddings: stand in for the tokens' own (a soft prompt), fp32 [N, hidden].
     """
 
@@ -38,8 +39,8 @@ class Step:
     rows: Tensor
     slots: Tensor
     runs: Sequence[Run]
-    plan: SlotPlan
     wanted: Tensor
+    skip_zero: bool
     embeddings: Tensor | None = None
 
     @classmethod
@@ -53,7 +54,7 @@ class Step:
         skip_zero: bool = True,
         embeddings: Tensor | None = None,
     ) -> Step:
-        """A step of these runs; `skip_zero` as in SlotPlan."""
+        """A step of these runs."""
 
         def each(values: Iterable[int]) -> Tensor:
             return torch.tensor(list(values), dtype=torch.long, device=device)
@@ -64,10 +65,15 @@ class Step:
             rows=each(run.row for run in runs for _ in range(run.length)),
             slots=each(run.slot for run in runs for _ in range(run.length)),
             runs=runs,
-            plan=SlotPlan(runs, device, skip_zero=skip_zero),
             wanted=each(wanted),
+            skip_zero=skip_zero,
             embeddings=embeddings,
         )
+
+    @cached_property
+    def plan(self) -> SlotPlan:
+        """How tokens meet slotted weights; the C kernels do without."""
+        return SlotPlan(self.runs, self.rows.device, skip_zero=self.skip_zero)
 
 
 StepFunction = Callable[[Tensor, Step], Tensor]

@@ -9,39 +9,32 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from torch import Tensor
 
 
-@dataclass(frozen=True, slots=True)
-class Prefix:
-    """A computed sequence: its tokens, and their KV [2, layers, kv_heads, length, head_dim]."""
-
-    key: str
-    token_ids: tuple[int, ...]
-    saved: Tensor
-
-
 class PrefixCache:
-    """Kept prefixes under a byte budget, least recently used out."""
+    """Kept prefixes under a byte budget, least recently used out.
+
+    A prefix is the KV [2, layers, kv_heads, length, head_dim] of a whole sequence, kept under its
+    key and tokens.
+    """
 
     def __init__(self, budget_bytes: int) -> None:
         self._budget_bytes = budget_bytes
-        self._kept: dict[str, OrderedDict[tuple[int, ...], Prefix]] = {}
-        self._order: OrderedDict[tuple[str, tuple[int, ...]], None] = OrderedDict()
+        self._kept: OrderedDict[tuple[str, tuple[int, ...]], Tensor] = OrderedDict()
         self.size_bytes = 0
 
-    def match(self, key: str, token_ids: Sequence[int]) -> tuple[Prefix | None, int]:
-        """The kept sequence that shares most tokens with the front of a prompt, and how many."""
+    def match(self, key: str, token_ids: Sequence[int]) -> tuple[Tensor | None, int]:
+        """The KV of the sequence that shares most tokens with a prompt's front, and how many."""
         best, length = None, 0
-        for prefix in self._kept.get(key, {}).values():
-            shared = shared_length(prefix.token_ids, token_ids)
-            if shared > length:
-                best, length = prefix, shared
-        if best is not None:
-            self._order.move_to_end((key, best.token_ids))
-        return best, length
+        for place in self._kept:
+            if place[0] == key and (shared := shared_length(place[1], token_ids)) > length:
+                best, length = place, shared
+        if best is None:
+            return None, 0
+        self._kept.move_to_end(best)
+        return self._kept[best], length
 
     def wants(self, key: str, token_ids: Sequence[int], size_bytes: int) -> bool:
         """Whether keeping this would add anything."""
@@ -51,19 +44,15 @@ class PrefixCache:
     def keep(self, key: str, token_ids: Sequence[int], saved: Tensor) -> None:
         """Keep a computed sequence; those that only begin it are let go."""
         tokens = tuple(token_ids)
-        for other in [t for t in self._kept.get(key, {}) if t == tokens[: len(t)]]:
-            self._drop(key, other)
-        self._kept.setdefault(key, OrderedDict())[tokens] = Prefix(key, tokens, saved)
-        self._order[key, tokens] = None
+        for place in [p for p in self._kept if p[0] == key and p[1] == tokens[: len(p[1])]]:
+            self._drop(place)
+        self._kept[key, tokens] = saved
         self.size_bytes += saved.nbytes
         while self.size_bytes > self._budget_bytes:
-            self._drop(*next(iter(self._order)))
+            self._drop(next(iter(self._kept)))
 
-    def _drop(self, key: str, tokens: tuple[int, ...]) -> None:
-        self.size_bytes -= self._kept[key].pop(tokens).saved.nbytes
-        del self._order[key, tokens]
-        if not self._kept[key]:
-            del self._kept[key]
+    def _drop(self, place: tuple[str, tuple[int, ...]]) -> None:
+        self.size_bytes -= self._kept.pop(place).nbytes
 
 
 def shared_length(first: Sequence[int], second: Sequence[int]) -> int:

@@ -62,7 +62,7 @@ class Sequence:
             spans=self.spans,
             num_cached_tokens=self.num_cached,
             base_digest=base_digest,
-            adapter_digest=self.version.digest if self.version else None,
+            adapter_digest=self.version.about.digest if self.version else None,
             queue_s=self.started - self.arrived,
         )
 

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from importlib import import_module
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 from engine import errors
 from engine.config import EngineConfig
@@ -56,17 +55,15 @@ _IMPORTING = threading.Lock()
 Operation = Literal["submit", "cancel", "load", "unload", "adapters", "stats", "close"]
 
 
-@dataclass(frozen=True, slots=True)
-class Command:
+class Command(NamedTuple):
     """What a backend asks; `call` numbers the ones that want a reply (0: none)."""
 
     call: int
     operation: Operation
-    arguments: tuple[Any, ...] = ()
+    arguments: Sequence[Any] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
+class Report(NamedTuple):
     """What a service tells: ready, an event, a call's reply or failure, or its own end.
 
     Attributes:

@@ -7,7 +7,7 @@ A name can be given a new version while rows run on the old one: they finish on 
 from __future__ import annotations
 
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -59,17 +59,15 @@ class Bank(Protocol):
 
 @dataclass(eq=False, slots=True, kw_only=True)
 class Version:
-    """One content under a name; superseded once the name has a newer one."""
+    """One content under a name; superseded once the name has a newer one.
 
-    name: str
-    number: int
-    path: Path
-    digest: str
-    rank: int
-    size_bytes: int
-    pinned: bool
+    Attributes:
+        about: as it was when it was put; where it is now, the other fields tell.
+    """
+
+    about: AdapterInfo
     content: Stored | None
-    num_virtual: int = 0
+    num_virtual: int
     slot: int | None = None
     num_running: int = 0
     last_used: int = 0
@@ -79,7 +77,13 @@ class Version:
     @property
     def is_soft(self) -> bool:
         """Whether it is a soft prompt alone, which takes no slot."""
-        return self.num_virtual > 0 and not self.rank
+        return self.num_virtual > 0 and not self.about.rank
+
+    @property
+    def info(self) -> AdapterInfo:
+        """What it is and where."""
+        resident = self.slot is not None
+        return replace(self.about, resident=resident, num_running=self.num_running)
 
 
 class AdapterStore:
@@ -100,27 +104,27 @@ class AdapterStore:
     def put(self, name: str, content: Stored, pinned: bool) -> AdapterInfo:
         """Serve a content under a name; an older version ends with its last row."""
         old = self._names.get(name)
-        if old is not None and old.digest == content.digest:
-            old.pinned, old.path = pinned, content.path
-            return self._info(old)
-        version = Version(
+        if old is not None and old.about.digest == content.digest:
+            old.about = replace(old.about, pinned=pinned, path=str(content.path))
+            return old.info
+        about = AdapterInfo(
             name=name,
-            number=old.number + 1 if old else 1,
-            path=content.path,
             digest=content.digest,
+            path=str(content.path),
+            resident=False,
+            pinned=pinned,
             rank=content.rank,
             size_bytes=content.size_bytes,
-            pinned=pinned,
-            content=content,
-            num_virtual=content.num_virtual,
+            version=old.about.version + 1 if old else 1,
         )
+        version = Version(about=about, content=content, num_virtual=content.num_virtual)
         self._names[name] = version
         if old is not None:
             self._supersede(old)
         if pinned and not version.is_soft:
             self._place(version)
         self._trim()
-        return self._info(version)
+        return version.info
 
     def remove(self, name: str) -> None:
         """Forget a name. Raises: AdapterError if it is unknown."""
@@ -139,7 +143,7 @@ class AdapterStore:
         if version.content is not None or version.slot is not None:
             return True
         if version.reading is None:
-            version.reading = self._reader.submit(self._bank.read, version.path)
+            version.reading = self._reader.submit(self._bank.read, Path(version.about.path))
         return version.reading.done()
 
     def acquire(self, version: Version) -> int | None:
@@ -169,7 +173,7 @@ class AdapterStore:
     def release(self, version: Version) -> None:
         """One row less; a superseded version leaves its slot with its last row."""
         version.num_running -= 1
-        assert version.num_running >= 0, f"{version.name} was released twice"
+        assert version.num_running >= 0, f"{version.about.name} was released twice"
         if version.superseded and version.num_running == 0:
             self._vacate(version)
 
@@ -179,21 +183,23 @@ class AdapterStore:
 
     def infos(self) -> list[AdapterInfo]:
         """Every name's newest version."""
-        return [self._info(self._names[name]) for name in sorted(self._names)]
+        return [self._names[name].info for name in sorted(self._names)]
 
     def _finish_reading(self, version: Version) -> None:
         """Take over what was read again; it must be what it was."""
         if version.content is not None:
             return
-        assert version.reading is not None, f"{version.name} was acquired before it was ready"
+        assert version.reading is not None, f"{version.about.name} was acquired before it was ready"
         reading, version.reading = version.reading, None
         try:
             content = reading.result()
         except EngineError as error:
-            raise AdapterError(f"adapter {version.name!r} can't be read again: {error}") from error
-        if content.digest != version.digest:
+            name = version.about.name
+            raise AdapterError(f"adapter {name!r} can't be read again: {error}") from error
+        if content.digest != version.about.digest:
             raise AdapterError(
-                f"adapter {version.name!r} changed on disk at {version.path}; load it again"
+                f"adapter {version.about.name!r} changed on disk at {version.about.path}; "
+                "load it again"
             )
         version.content = content
 
@@ -201,7 +207,9 @@ class AdapterStore:
         """Write a version into a free slot, or that of the least recently used idle one."""
         slot = next((number for number, held in self._slots.items() if held is None), None)
         if slot is None:
-            idle = [v for v in self._slots.values() if v and not v.num_running and not v.pinned]
+            idle = [
+                v for v in self._slots.values() if v and not v.num_running and not v.about.pinned
+            ]
             if not idle:
                 return False
             oldest = min(idle, key=lambda v: v.last_used)
@@ -225,24 +233,12 @@ class AdapterStore:
 
     def _trim(self) -> None:
         """Let contents go that hold no slot, least recently used first, to fit host memory."""
-        spare = [v for v in self._names.values() if v.slot is None and v.content and not v.pinned]
-        spare = [version for version in spare if not version.num_virtual]  # small, and in use
-        total = sum(version.size_bytes for version in spare)
+        spare = [v for v in self._names.values() if v.slot is None and v.content]
+        # Soft prompts are small, and in use while they hold no slot.
+        spare = [v for v in spare if not v.about.pinned and not v.num_virtual]
+        total = sum(version.about.size_bytes for version in spare)
         for version in sorted(spare, key=lambda v: v.last_used):
             if total <= self._host_bytes:
                 return
             version.content = None
-            total -= version.size_bytes
-
-    def _info(self, version: Version) -> AdapterInfo:
-        return AdapterInfo(
-            name=version.name,
-            digest=version.digest,
-            path=str(version.path),
-            resident=version.slot is not None,
-            pinned=version.pinned,
-            rank=version.rank,
-            size_bytes=version.size_bytes,
-            num_running=version.num_running,
-            version=version.number,
-        )
+            total -= version.about.size_bytes

@@ -14,7 +14,7 @@ import threading
 from typing import BinaryIO
 
 from engine.service import Command, Report, Service
-from engine.wire import HEADER, pack_report, unpack_command, unpack_setup
+from engine.wire import HEADER, pack, unpack
 
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 
@@ -39,19 +39,19 @@ def main() -> None:
     setup = read_frame(commands)
     if setup is None:
         return
-    factory, config = unpack_setup(setup)
+    factory, config = unpack(setup)
     lock = threading.Lock()
 
     def emit(report: Report) -> None:
         with lock:
-            reports.write(pack_report(report))
+            reports.write(pack(report))
         if report.kind == "fatal":
             os._exit(1)  # the reading thread below would keep a useless process alive
 
     service = Service(factory, config, emit)
     service.start()
     while (content := read_frame(commands)) is not None:
-        service.put(unpack_command(content))
+        service.put(Command(*unpack(content)))
     service.put(Command(0, "close"))
     service.join(5.0)
 

@@ -43,8 +43,20 @@ def soft_adapter(folder: Path, base: Path, config: PeftConfig) -> Path:
     return folder
 
 
-# PEFT says this about every generate with a soft prompt.
-@pytest.mark.filterwarnings("ignore:Position ids are not supported")
+def greedy(model: PeftModel, token_ids: list[int], max_tokens: int) -> list[int]:
+    """PEFT's words, every prefix computed anew: its soft prompts don't know generate's caches."""
+    length = len(token_ids)
+    while len(token_ids) < length + max_tokens:
+        with torch.no_grad():
+            token = int(model(input_ids=torch.tensor([token_ids])).logits[0, -1].argmax())
+        if token == 1:
+            break
+        token_ids = [*token_ids, token]
+    return token_ids[length:]
+
+
+# PEFT still calls transformers by the older name.
+@pytest.mark.filterwarnings("ignore:`past_key_values` is deprecated:FutureWarning")
 @pytest.mark.parametrize("config", SOFT, ids=lambda config: config.peft_type.value)
 def test_soft_prompts_speak_as_in_peft_beside_lora_rows(
     make_engine: Callable[..., Engine], base: Path, tmp_path: Path, config: PeftConfig
@@ -53,10 +65,7 @@ def test_soft_prompts_speak_as_in_peft_beside_lora_rows(
     model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), folder).eval()
     engine = make_engine()
     engine.install_adapter("soft", engine.read_adapter(str(folder)), False)
-    ids = torch.tensor([engine.template.encode_text("Who is there?")])
-    expected = model.generate(
-        input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=20
-    )[0, ids.shape[1] :].tolist()
+    expected = greedy(model, engine.template.encode_text("Who is there?"), 20)
     lora = request("lora", adapter="a1")
     alone = run(engine, [lora])["lora"]
     for turn in ("first", "from the cache"):
@@ -64,11 +73,11 @@ def test_soft_prompts_speak_as_in_peft_beside_lora_rows(
             engine,
             [request(turn, "Who is there?", adapter="soft", max_tokens=20), lora],
         )
-        assert words[turn] == [token for token in expected if token != 1]
+        assert words[turn] == expected
         assert words["lora"] == alone
 
 
-@pytest.mark.filterwarnings("ignore:Position ids are not supported")
+@pytest.mark.filterwarnings("ignore:`past_key_values` is deprecated:FutureWarning")
 @pytest.mark.parametrize("config", SOFT[::2], ids=lambda config: config.peft_type.value)
 def test_a_soft_prompt_lies_on_top_of_a_lora_as_on_the_merged_base(
     make_engine: Callable[..., Engine],
@@ -85,14 +94,11 @@ def test_a_soft_prompt_lies_on_top_of_a_lora_as_on_the_merged_base(
     (tmp_path / "blend.json").write_text(json.dumps({"parts": parts}))
     engine = make_engine()
     engine.install_adapter("both", engine.read_adapter(str(tmp_path)), False)
-    ids = torch.tensor([engine.template.encode_text("Who is there?")])
-    expected = model.generate(
-        input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=20
-    )[0, ids.shape[1] :].tolist()
+    expected = greedy(model, engine.template.encode_text("Who is there?"), 20)
     for turn in ("first", "from the cache"):
         asked = request(turn, "Who is there?", adapter="both", max_tokens=20)
         words = run(engine, [asked, request("other", adapter="a1")])
-        assert words[turn] == [token for token in expected if token != 1]
+        assert words[turn] == expected
     (tmp_path / "blend.json").write_text(json.dumps({"parts": parts[1:]}))
     with pytest.raises(AdapterError, match="is no LoRA adapter"):
         read_adapter(tmp_path)

@@ -130,8 +130,7 @@ class EngineMachine(RuleBasedStateMachine):
             sequence.version is not None for sequence in self.engine._scheduler.running
         )
         assert cache.size_bytes <= CONFIG["cache_bytes"]
-        kept = [prefix for found in cache._kept.values() for prefix in found.values()]
-        assert cache.size_bytes == sum(prefix.saved.nbytes for prefix in kept)
+        assert cache.size_bytes == sum(saved.nbytes for saved in cache._kept.values())
 
     def teardown(self) -> None:
         while self.engine.has_work():
