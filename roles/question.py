@@ -102,7 +102,8 @@ class Question:
             temperature=body.temperature,
             top_p=body.top_p,
         )
-        line.sampling = replace(params, num_top_logprobs=body.top_logprobs)
+        choices = self.book.choices(self.found)
+        line.sampling = replace(params, num_top_logprobs=body.top_logprobs, constraint=choices)
 
     async def _obstacle(self, engine: Engine, deadlines: Deadlines) -> str:
         """Why the model can't answer, or "" if it can; then its student is chosen."""
