@@ -33,15 +33,15 @@ def best_sentence(book: Book, facts: Facts) -> Answerer:
 
 
 def first_note(book: Book, facts: Facts) -> Answerer:
-    """The first note a model would be shown, or declining where the doubt is more than a half:
-    all that `books.signs` knows, without any model."""
+    """The first note a model would be shown, or declining where no model would be asked: all that
+    `books.signs` knows."""
     reference = Reference(book, facts)
 
     def answer(question: str) -> str:
-        evidence = reference.find(question).evidence
-        if not evidence.notes or (evidence.doubt or 0.0) > 0.5:
+        found = reference.find(question)
+        if found.hopeless or not found.facts:
             return unknown_reply(book.abstentions[0])
-        return answer_reply(evidence.notes[0].answer)
+        return answer_reply(found.facts[0].answer)
 
     return answer
 

@@ -69,10 +69,10 @@ class Court:
         self._choices: list[Constraint | None] = []
         self._prompts = []
         self._examples = []
-        self._found: list[bool] = []
+        self._hopeless: list[bool] = []
         for question in questions:
             found = reference.find(question.text)
-            self._found.append(bool(found.passages))
+            self._hopeless.append(found.hopeless)
             self._choices.append(found.evidence.choices(book.abstentions))
             messages = book_messages(book.title, book.author, found.evidence, question.text)
             prompt = template.encode(messages)[0]
@@ -83,8 +83,8 @@ class Court:
             self._examples.append(Example(token_ids=ids, start=len(prompt)))
 
     def replies(self, model: Any) -> list[str]:
-        """What a model answers, greedily; where the search finds nothing it isn't asked."""
-        asked = [row for row, found in enumerate(self._found) if found]
+        """What a model answers, greedily; where there is no hope it isn't asked."""
+        asked = [row for row, hopeless in enumerate(self._hopeless) if not hopeless]
         written = self._write(model, asked)
         replies = [unknown_reply(self.volume.book.abstentions[0]) for _ in self._prompts]
         for row, ids in zip(asked, written, strict=True):

@@ -22,6 +22,7 @@ from books.signs import SignIndex, read_weights
 
 NUM_NOTES = 3  # with three, nine in ten held-out questions are shown their fact
 _LEAST_LIKELY = 0.2  # of the first fact's probability; a fact below it is no note
+_HOPELESS = 0.6  # doubt from which no model is asked; chosen on questions kept out of training
 _SAME = 0.6  # word overlap from which an answer tells a fact
 
 
@@ -40,6 +41,11 @@ class Found:
     sources: tuple[Passage, ...]
     passages: tuple[Passage, ...]
     evidence: Evidence
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether the book declines without asking its model."""
+        return not self.passages or (self.evidence.doubt or 0.0) > _HOPELESS
 
     def rests_on(self, words: str) -> tuple[Passage, ...]:
         """The passages that an answer in these words rests on.

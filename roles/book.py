@@ -1,8 +1,8 @@
 """A book: read page by page, with a bookmark for each reader, and asked questions.
 
 Reading is plain text and needs no model. A question is answered by the book's own model from
-passages of its own text; where no passage shares a word with it, the book declines in its own
-voice without being asked.
+passages of its own text; where its words tell that the book has no answer, the book declines in
+its own voice and the model isn't asked.
 """
 
 from __future__ import annotations

@@ -50,8 +50,8 @@ class Question:
         yield self.house.began(self.line)
         whole = False
         try:
-            if not self.found.passages:
-                self.line.routing.append("no passage shares a word with the question: no model")
+            if self.found.hopeless:
+                self.line.routing.append("its words tell that the book has no answer: no model")
             elif self.engine is not None:
                 deadlines = Deadlines.after(
                     self.house.patience_ms(self.engine) / 1000, client_deadline_s
@@ -119,7 +119,7 @@ class Question:
 
     def _regret(self) -> wire.Delta:
         """One of the book's own sentences for what it doesn't tell."""
-        self.line.fallback = bool(self.found.passages)
+        self.line.fallback = not self.found.hopeless
         if self.line.fallback:
             self.line.cause = self.line.cause or "the model had nothing to say"
         self.reader.mood = UNKNOWN
