@@ -23,6 +23,7 @@ from books.signs import SignIndex, read_weights
 NUM_NOTES = 3  # with three, nine in ten held-out questions are shown their fact
 _LEAST_LIKELY = 0.2  # of the first fact's probability; a fact below it is no note
 _HOPELESS = 0.6  # doubt from which no model is asked; chosen on questions kept out of training
+_CERTAIN = 10.0  # score of a fact whose annotated question is the reader's own
 _SAME = 0.6  # word overlap from which an answer tells a fact
 
 
@@ -79,9 +80,10 @@ class Reference:
                 doesn't find itself.
         """
         weights = read_weights()
+        folded, hidden = fold(question), fold(without)
         scored = [
-            (candidate.score(weights), candidate)
-            for candidate in self._signs.candidates(f"{before} {question}", fold(without))
+            (_CERTAIN if candidate.is_asked(folded) else candidate.score(weights), candidate)
+            for candidate in self._signs.candidates(f"{before} {question}", hidden)
         ]
         scored.sort(key=lambda pair: -pair[0])
         doubt = 1 / (1 + sum(math.exp(score) for score, _ in scored))

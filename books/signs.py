@@ -87,6 +87,10 @@ class Candidate:
     signs: tuple[float, ...]
     missing: tuple[str, ...]
 
+    def is_asked(self, folded: str) -> bool:
+        """Whether its nearest question is this one, word for word."""
+        return self.nearest is not None and fold(self.nearest) == folded
+
     def score(self, weights: Weights) -> float:
         """Log of its odds against "none of the facts"."""
         signs = (*self.signs, telling(self.missing, weights.words))

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from books.facts import facts_path
+from books.book import read_book
+from books.facts import facts_path, read_facts
 from books.reference import Reference, open_book
 
 
@@ -31,6 +32,16 @@ def test_a_question_left_out_is_neither_shown_nor_does_it_lend_its_words(book_pa
     assert plain.evidence.doubt is not None
     assert blind.evidence.doubt is not None
     assert plain.evidence.doubt < blind.evidence.doubt
+
+
+def test_an_annotated_question_finds_its_fact_and_no_doubt(book_path: Path) -> None:
+    reference = reference_of(book_path)
+    for fact in read_facts(book_path, read_book(book_path)).facts:
+        for question in fact.ask:
+            found = reference.find(question.lower())
+            assert found.facts == (fact,)
+            assert not found.hopeless
+            assert found.evidence.hints().endswith("Doubt: 0\n")
 
 
 def test_what_no_fact_tells_raises_doubt(book_path: Path) -> None:
