@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from books.book import Book, Passage, sentences
+from books.book import Book, sentences
 from books.facts import Facts
 from books.prompt import answer_reply, unknown_reply
 from books.reference import Reference
@@ -32,28 +32,22 @@ def best_sentence(book: Book, facts: Facts) -> Answerer:
     return answer
 
 
-def nearest_question(book: Book, facts: Facts) -> Answerer:
-    """The authored answer of the training question nearest by BM25: memory without language."""
-    asked = [(text, fact) for fact in facts.facts for text in fact.ask]
-    index = PassageIndex(
-        [Passage(number=n, page=1, text=text) for n, (text, _) in enumerate(asked, start=1)]
-    )
-    least = _threshold(book, facts)
+def first_note(book: Book, facts: Facts) -> Answerer:
+    """The first note a model would be shown, or declining where no model would be asked: all that
+    `books.signs` knows."""
+    reference = Reference(book, facts)
 
     def answer(question: str) -> str:
-        hits = index.search(question, 1)
-        if not hits or hits[0].score < least:
+        found = reference.find(question)
+        if found.hopeless or not found.facts:
             return unknown_reply(book.abstentions[0])
-        return answer_reply(asked[hits[0].passage.number - 1][1].answer)
+        return answer_reply(found.facts[0].answer)
 
     return answer
 
 
 def _threshold(book: Book, facts: Facts) -> float:
-    """The BM25 score under which abstaining is right most often on the training questions.
-
-    Only the book's text is searched here: a training question would find itself otherwise.
-    """
+    """The BM25 score under which abstaining is right most often on the training questions."""
     index = PassageIndex(book.passages)
 
     def best(question: str) -> float:

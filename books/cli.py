@@ -33,6 +33,7 @@ def register(app: typer.Typer) -> None:
     books.command("verify")(_verify)
     books.command("unpack")(_unpack)
     books.command("special")(_special)
+    books.command("fit")(_fit)
 
 
 def _group(app: typer.Typer, name: str, help_text: str) -> typer.Typer:
@@ -64,9 +65,9 @@ def _distill(
     without_teacher: Annotated[
         bool, typer.Option(help="the baseline: same rows and steps, written labels only")
     ] = False,
-    teacher_steps: Annotated[int, typer.Option(help="0: the base is the teacher already")] = 600,
-    first_steps: Annotated[int, typer.Option(help="steps of the common first student")] = 600,
-    steps: Annotated[int, typer.Option(help="steps of each book's own student")] = 300,
+    teacher_steps: Annotated[int, typer.Option(help="0: the base is the teacher already")] = 160,
+    first_steps: Annotated[int, typer.Option(help="steps of the common first student")] = 300,
+    steps: Annotated[int, typer.Option(help="steps of each book's own student")] = 80,
     on_policy_steps: Annotated[int, typer.Option(help="steps on the student's own words")] = 0,
     int8: Annotated[bool, typer.Option(help="write weights in one byte each")] = False,
     jobs: Annotated[int, typer.Option(help="students trained at the same time")] = 4,
@@ -285,6 +286,24 @@ def _special(
         f"{target}: held-out perplexity {outcome.report['valid_perplexity']:.2f}; to use it, write "
         f"adapter: models/adapters/{names[0]} into the front matter of {names[0]}.md"
     )
+
+
+def _fit(
+    world: _World = _STARTER,
+    out: Annotated[Path | None, typer.Option(help="file; default: this package's own")] = None,
+) -> None:
+    """Fit again how words tell whether a fact answers a question (books/signs.json).
+
+    Students see the outcome in their prompts: distil them again afterwards.
+    """
+    from books.fitting import cases_of, fit, write_weights
+    from books.signs import WEIGHTS_PATH
+
+    volumes, _ = _choose("", True, world)
+    cases = [case for volume in volumes.values() for case in cases_of(volume.book, volume.facts)]
+    target = out or WEIGHTS_PATH
+    write_weights(fit(cases), target)
+    typer.echo(f"{target}: fitted on {len(cases):,} questions")
 
 
 def _choose(book: str, every: bool, world: Path) -> tuple[dict[str, Any], list[str]]:

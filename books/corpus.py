@@ -17,7 +17,8 @@ from random import Random
 from typing import Literal
 
 from books.book import Book, Passage
-from books.facts import Fact, Facts
+from books.facts import Fact, Facts, questions_to_train
+from books.near import near_questions
 from books.prompt import answer_reply, book_messages, unknown_reply
 from books.reference import Found, Reference
 from books.retrieval import content_words
@@ -25,8 +26,7 @@ from engine.requests import Message
 
 RowKind = Literal["answer", "unknown", "follow_up", "passage"]
 _NUM_WORDINGS = 4  # ways to word one authored question, of which each row draws
-_ASKED = 2  # rows of an annotated question
-_DECLINED = 3  # rows of an authored question that the book can't answer
+_DECLINED = 2  # rows of an authored question that the book can't answer
 _HELD_OUT_EVERY = 10  # each tenth passage only measures perplexity
 _OPENINGS = (
     "Tell me, {}", "Please, {}", "I want to know: {}", "Book, {}", "Do you know: {}", "So, {}",
@@ -44,18 +44,7 @@ _ELSEWHERE = (
     "What language do the goblins speak?", "Why is the sky blue?", "Who is the mayor?",
     "What happened to the wizard Oramund?", "Where is the nearest inn?", "How do I learn to fly?",
 )  # fmt: skip
-# What people ask about somebody or something and few books tell; the second word must be unknown.
-_NEAR = (
-    ("Where was {} born?", "born"), ("Who is the mother of {}?", "mother"),
-    ("What is the favourite song of {}?", "favourite"), ("How heavy is {}?", "heavy"),
-    ("What colour are the eyes of {}?", "eyes"), ("Whom did {} marry?", "marry"),
-    ("When did {} die?", "die"), ("How old is {}?", "old"), ("Is {} afraid of wolves?", "wolves"),
-    ("How much did {} cost?", "cost"), ("Which school did {} go to?", "school"),
-    ("Has {} ever been to the south?", "south"), ("What did {} dream last night?", "dream"),
-    ("Who painted {}?", "painted"), ("How many brothers has {}?", "brothers"),
-    ("Why did {} leave the army?", "army"), ("What is the surname of {}?", "surname"),
-)  # fmt: skip
-_NUM_NEAR = 120
+_NUM_NEAR = 80
 _SYLLABLES = "bal cor dra fen gos hul irm jas kel lor mun nev ost pir quo rav sel tam ulm vor"
 
 
@@ -81,13 +70,15 @@ def build_rows(book: Book, facts: Facts, foreign: Sequence[str], seed: int = 0) 
         seed: draws wordings and passages.
     """
     writer = _RowWriter(book, facts, Random(f"{book.name}:{seed}"))
-    rows = [row for fact in facts.facts for row in writer.answers(fact)]
+    trained, unknown = questions_to_train(facts)
+    rows = [row for fact in facts.facts for row in writer.answers(fact, trained[fact.id])]
     rows += [row for fact in facts.facts for row in writer.follow_ups(fact, facts)]
-    rows += [row for text in facts.unknown for row in writer.unknowns(text, _DECLINED)]
+    rows += [row for text in unknown for row in writer.unknowns(text, _DECLINED)]
     rows += [row for text in foreign for row in writer.unknowns(text, 1)]
     rows += [row for text in _ELSEWHERE for row in writer.unknowns(text, 1)]
     rows += writer.renamed(facts)
-    rows += writer.near()
+    near = near_questions(book, facts, Random(f"near:{book.name}:{seed}"), _NUM_NEAR)
+    rows += [row for text in near for row in writer.unknowns(text, 1)]
     kept, _ = split_passages(book)
     rows += [Row(kind="passage", messages=(), reply=passage.text) for passage in kept]
     return rows
@@ -112,12 +103,12 @@ class _RowWriter:
         self._random = random
         self._reference = Reference(book, facts)
 
-    def answers(self, fact: Fact) -> list[Row]:
+    def answers(self, fact: Fact, questions: Sequence[str]) -> list[Row]:
         rows = []
-        for question in fact.ask:
-            wordings = [0, *self._random.sample(range(1, _NUM_WORDINGS), _ASKED - 1)]
-            for text in (self._reword(question, variant) for variant in wordings):
-                found = self._find(text, question, fact)
+        for question in questions:
+            variant = self._random.choice((0, self._random.randrange(1, _NUM_WORDINGS)))
+            text = self._reword(question, variant)
+            if found := self._find(text, "", question, fact):
                 rows.append(self._row("answer", text, found, answer_reply(fact.answer)))
         return rows
 
@@ -130,8 +121,8 @@ class _RowWriter:
             then = self._random.choice(fact.then)
             text = self._reword(then, self._random.randrange(2))
             spoken = (first, answer_reply(before.answer))
-            found = self._find(f"{first} {text}", then, fact)
-            rows.append(self._row("follow_up", text, found, answer_reply(fact.answer), spoken))
+            if found := self._find(text, first, then, fact):
+                rows.append(self._row("follow_up", text, found, answer_reply(fact.answer), spoken))
         return rows
 
     def unknowns(self, question: str, num_wordings: int) -> list[Row]:
@@ -148,19 +139,14 @@ class _RowWriter:
                 rows.append(self._declined(invented))
         return rows
 
-    def near(self) -> list[Row]:
-        """Questions about this book's people and places that it has no words to answer."""
-        text = " ".join(passage.text for passage in self._book.passages)
-        names = sorted(set(re.findall(r"(?<=[a-z,] )(?:[A-Z]\w{2,} ?)+(?<! )", text)))
-        untold = [ask for ask, key in _NEAR if self._reference.find(key).evidence.nowhere]
-        asked = [question.format(name) for name in names for question in untold]
-        self._random.shuffle(asked)
-        return [row for question in asked[:_NUM_NEAR] for row in self.unknowns(question, 1)]
-
-    def _find(self, query: str, question: str, fact: Fact) -> Found:
-        """Evidence as for words never seen, unless the fact can't be found without them."""
-        found = self._reference.find(query, without=question)
-        return found if fact in found.facts else self._reference.find(query)
+    def _find(self, text: str, before: str, question: str, fact: Fact) -> Found | None:
+        """Evidence as for words never seen, or with them if the fact isn't found otherwise; None
+        if it still isn't."""
+        for without in (question, ""):
+            found = self._reference.find(text, before, without=without)
+            if fact in found.facts:
+                return found
+        return None
 
     def _declined(self, question: str) -> Row:
         reply = unknown_reply(self._random.choice(self._book.abstentions))

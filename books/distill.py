@@ -40,7 +40,7 @@ from books.training import Progress, Schedule, train
 from engine.template import ChatTemplate
 
 MIN_QUESTIONS = 12  # fewer can't be learned apart from each other
-_NUM_FOREIGN = 240  # other books' questions that each book learns to decline
+_NUM_FOREIGN = 80  # other books' questions that each book learns to decline
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from books.baselines import Answerer, best_sentence, nearest_question
+from books.baselines import Answerer, best_sentence, first_note
 from books.card import CARD_NAME, read_card, tokenizer_folder
 from books.corpus import split_passages
 from books.distill import Volume
@@ -27,6 +27,8 @@ from books.reference import Reference
 from books.scores import Scores, score
 from books.students import load_model, load_student
 from books.teacher import Example, collate, reply_logits
+from engine.constraints import ConstraintCompiler
+from engine.requests import Constraint
 from engine.template import ChatTemplate
 
 
@@ -63,12 +65,15 @@ class Court:
         self._template = template
         self._end = template.end_id or 0
         book, reference = volume.book, Reference(volume.book, volume.facts)
+        self._compiler: ConstraintCompiler | None = None
+        self._choices: list[Constraint | None] = []
         self._prompts = []
         self._examples = []
-        self._found: list[bool] = []
+        self._hopeless: list[bool] = []
         for question in questions:
             found = reference.find(question.text)
-            self._found.append(bool(found.passages))
+            self._hopeless.append(found.hopeless)
+            self._choices.append(found.evidence.choices(book.abstentions))
             messages = book_messages(book.title, book.author, found.evidence, question.text)
             prompt = template.encode(messages)[0]
             fact = question.fact
@@ -78,13 +83,26 @@ class Court:
             self._examples.append(Example(token_ids=ids, start=len(prompt)))
 
     def replies(self, model: Any) -> list[str]:
-        """What a model answers, greedily; where the search finds nothing it isn't asked."""
-        asked = [row for row, found in enumerate(self._found) if found]
-        written = write_replies(model, [self._prompts[row] for row in asked], self._end)
+        """What a model answers, greedily; where there is no hope it isn't asked."""
+        asked = [row for row, hopeless in enumerate(self._hopeless) if not hopeless]
+        written = self._write(model, asked)
         replies = [unknown_reply(self.volume.book.abstentions[0]) for _ in self._prompts]
         for row, ids in zip(asked, written, strict=True):
             replies[row] = self._template.decode(ids)
         return replies
+
+    def _write(self, model: Any, rows: Sequence[int]) -> list[list[int]]:
+        """Replies to these questions, kept to what a served book may say."""
+        if self._compiler is None:
+            vocabulary = model.config.vocab_size
+            self._compiler = ConstraintCompiler(self._template.tokenizer, [self._end], vocabulary)
+        return write_replies(
+            model,
+            [self._prompts[row] for row in rows],
+            self._end,
+            choices=[self._choices[row] for row in rows],
+            compiler=self._compiler,
+        )
 
     def judge_model(self, model: Any, folder: Path, teacher: Any | None) -> Verdict:
         """Everything about a model; `teacher` is None when judging the teacher itself."""
@@ -127,9 +145,9 @@ class Court:
 
     def _latency_ms(self, model: Any) -> float:
         times = []
-        for prompt in self._prompts[:5]:
+        for row in range(min(5, len(self._prompts))):
             begun = time.perf_counter()
-            write_replies(model, [prompt], self._end)
+            self._write(model, [row])
             times.append((time.perf_counter() - begun) * 1000)
         return statistics.median(times)
 
@@ -160,7 +178,7 @@ def judge_book(
     verdicts["student_int8"] = replace(
         court.judge_model(rounded, student, mentor), size_bytes=int8_bytes(rounded)
     )
-    verdicts["nearest_question"] = court.judge_words(nearest_question(book, facts))
+    verdicts["first_note"] = court.judge_words(first_note(book, facts))
     verdicts["best_sentence"] = court.judge_words(best_sentence(book, facts))
     best = verdicts["teacher"].scores.f1
     results = {name: asdict(verdict) for name, verdict in verdicts.items()}

@@ -110,6 +110,19 @@ def source_passages(book: Book, facts: Facts) -> dict[str, Passage]:
     return sources
 
 
+def questions_to_train(facts: Facts) -> tuple[dict[str, tuple[str, ...]], tuple[str, ...]]:
+    """By fact id its questions, and those without an answer, that models learn from.
+
+    Of each fourth fact that has four questions or more the last is kept apart, and each fourth
+    `unknown` one: what rules are chosen by, so that held-out questions needn't be.
+    """
+    trained = {
+        fact.id: fact.ask[:-1] if number % 4 == 3 and len(fact.ask) >= 4 else fact.ask
+        for number, fact in enumerate(facts.facts)
+    }
+    return trained, tuple(q for n, q in enumerate(facts.unknown) if n % 4 != 3)
+
+
 def own_facts(book: Book) -> Facts:
     """Facts a book without annotations still has: sentences asked for by their rarest words.
 

@@ -6,11 +6,12 @@ Training rows and live requests are rendered here alike. A book's reply is one l
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from engine.requests import Message, Segment
+from engine.requests import Constraint, Message, Segment
 
 # Words that stand for what was spoken of before.
 _POINTING = frozenset(
@@ -33,21 +34,32 @@ class Evidence:
     Attributes:
         passages: of the book's text, best first.
         notes: the writer's answers to like questions, nearest first.
-        elsewhere: words of the question that the book has, but none of the notes.
-        nowhere: words of the question that the book hasn't, if they are half of it or more.
+        doubt: in 0 to 1, how likely the book doesn't answer, as the words of question and facts
+            tell (`books.signs`); None where there are no facts.
     """
 
     passages: Sequence[str]
     notes: Sequence[Note] = ()
-    elsewhere: Sequence[str] = ()
-    nowhere: Sequence[str] = ()
+    doubt: float | None = None
 
     def hints(self) -> str:
-        """All but the passages, as lines."""
+        """All but the passages, as lines; the doubt as a digit, which is one token."""
         lines = [f"Note: {one_line(note.question)} {one_line(note.answer)}" for note in self.notes]
-        for head, words in (("Elsewhere", self.elsewhere), ("Nowhere", self.nowhere)):
-            lines += [f"{head}: {', '.join(words)}"] if words else []
+        if self.doubt is not None:
+            lines.append(f"Doubt: {min(9, int(10 * self.doubt))}")
         return "".join(f"{line}\n" for line in lines)
+
+    def choices(self, abstentions: Sequence[str]) -> Constraint | None:
+        """What a book may reply: the answer of a note, or that it doesn't know, in its own words.
+
+        A model of a million parameters that copies freely garbles names. Without notes it is on
+        its own (None).
+        """
+        if not self.notes:
+            return None
+        replies = [answer_reply(one_line(note.answer)) for note in self.notes]
+        replies += [unknown_reply(one_line(words)) for words in abstentions]
+        return Constraint(kind="choice", source=json.dumps(list(dict.fromkeys(replies))))
 
 
 def one_line(text: str) -> str:

@@ -1,8 +1,8 @@
 """A book: read page by page, with a bookmark for each reader, and asked questions.
 
 Reading is plain text and needs no model. A question is answered by the book's own model from
-passages of its own text; where no passage shares a word with it, the book declines in its own
-voice without being asked.
+passages of its own text; where its words tell that the book has no answer, the book declines in
+its own voice and the model isn't asked.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from books.book import Page
 from books.prompt import book_messages, refers_back
 from books.reference import Found, open_book
-from engine.requests import Message
+from engine.requests import Constraint, Message
 from roles.errors import LineError
 from roles.store import Store
 
@@ -59,7 +59,7 @@ class BookOnShelf:
 
     def find(self, question: str, before: tuple[str, str] | None) -> Found:
         """What a question may rest on, searched together with the one it refers to."""
-        return self._reference.find(f"{before[0]} {question}" if before else question)
+        return self._reference.find(question, before[0] if before else "")
 
     def prompt(
         self, question: str, found: Found, before: tuple[str, str] | None
@@ -67,6 +67,10 @@ class BookOnShelf:
         """What its model sees."""
         book = self.book
         return book_messages(book.title, book.author, found.evidence, question, before)
+
+    def choices(self, found: Found) -> Constraint | None:
+        """What it may reply."""
+        return found.evidence.choices(self.book.abstentions)
 
     def abstention(self, seed: int) -> str:
         """One of its sentences for what it doesn't tell."""

@@ -50,8 +50,8 @@ class Question:
         yield self.house.began(self.line)
         whole = False
         try:
-            if not self.found.passages:
-                self.line.routing.append("no passage shares a word with the question: no model")
+            if self.found.hopeless:
+                self.line.routing.append("its words tell that the book has no answer: no model")
             elif self.engine is not None:
                 deadlines = Deadlines.after(
                     self.house.patience_ms(self.engine) / 1000, client_deadline_s
@@ -102,7 +102,8 @@ class Question:
             temperature=body.temperature,
             top_p=body.top_p,
         )
-        line.sampling = replace(params, num_top_logprobs=body.top_logprobs)
+        choices = self.book.choices(self.found)
+        line.sampling = replace(params, num_top_logprobs=body.top_logprobs, constraint=choices)
 
     async def _obstacle(self, engine: Engine, deadlines: Deadlines) -> str:
         """Why the model can't answer, or "" if it can; then its student is chosen."""
@@ -118,7 +119,7 @@ class Question:
 
     def _regret(self) -> wire.Delta:
         """One of the book's own sentences for what it doesn't tell."""
-        self.line.fallback = bool(self.found.passages)
+        self.line.fallback = not self.found.hopeless
         if self.line.fallback:
             self.line.cause = self.line.cause or "the model had nothing to say"
         self.reader.mood = UNKNOWN

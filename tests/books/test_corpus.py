@@ -4,7 +4,7 @@ from pathlib import Path
 
 from books.book import read_book
 from books.corpus import build_rows, split_passages
-from books.facts import read_facts
+from books.facts import questions_to_train, read_facts
 from books.prompt import parse_reply
 
 
@@ -58,10 +58,22 @@ def test_a_question_seldom_meets_itself_among_its_notes(book_path: Path) -> None
     assert sum(met) < len(met) / 2
 
 
-def test_words_the_book_lacks_are_told(book_path: Path) -> None:
-    declined = [turn for kind, turn, _ in rows_of(book_path) if kind == "unknown"]
-    asked = next(turn for turn in declined if "tide bell" in turn.lower())
-    assert lines(asked, "Nowhere: ") == ["rang, tide, bell"]
+def test_a_row_to_be_declined_has_a_higher_doubt_than_most_answers(book_path: Path) -> None:
+    doubts: dict[str, list[int]] = {"answer": [], "unknown": []}
+    for kind, turn, _ in rows_of(book_path):
+        if kind in doubts:
+            doubts[kind] += [int(digit) for digit in lines(turn, "Doubt: ")]
+    middle = {kind: sorted(found)[len(found) // 2] for kind, found in doubts.items()}
+    assert middle["answer"] <= 4 < middle["unknown"]
+
+
+def test_a_question_kept_apart_is_in_no_row(book_path: Path) -> None:
+    facts = read_facts(book_path, read_book(book_path))
+    again = [fact.model_copy(update={"id": f"{fact.id}2"}) for fact in facts.facts]
+    doubled = facts.model_copy(update={"facts": (*facts.facts[:3], *again[:1])})
+    trained, _ = questions_to_train(doubled)
+    assert trained["digger2"] == again[0].ask[:-1]
+    assert trained["digger"] == facts.facts[0].ask
 
 
 def test_another_books_question_and_invented_ones_are_declined(book_path: Path) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from books.baselines import best_sentence, nearest_question
+from books.baselines import best_sentence, first_note
 from books.distill import Volume, read_volumes
 from books.errors import FactsError, StudentError
 from books.evaluate import average, judge_world
@@ -38,7 +38,7 @@ def test_a_student_is_judged_beside_its_teacher_its_int8_self_and_baselines(
 ) -> None:
     results = judge(world, read_volumes(book_path.parent))["well_of_ink"]
     assert tuple(results) == (
-        "teacher", "student", "no_distillation", "student_int8", "nearest_question",
+        "teacher", "student", "no_distillation", "student_int8", "first_note",
         "best_sentence",
     )  # fmt: skip
     student, plain = results["student"], results["no_distillation"]
@@ -48,7 +48,7 @@ def test_a_student_is_judged_beside_its_teacher_its_int8_self_and_baselines(
     assert isinstance(top1, float)
     assert kl > 0
     assert 0 <= top1 <= 1
-    assert results["nearest_question"]["size_bytes"] == 0
+    assert results["first_note"]["size_bytes"] == 0
 
 
 def test_a_teacher_judged_as_its_own_student_agrees_with_itself(
@@ -69,9 +69,9 @@ def test_a_teacher_judged_as_its_own_student_agrees_with_itself(
     assert verdict.teacher_top1 == 1
 
 
-def test_memory_of_questions_answers_in_the_authors_words(book_path: Path) -> None:
+def test_the_first_note_answers_in_the_authors_words(book_path: Path) -> None:
     volume = read_volumes(book_path.parent)["well_of_ink"]
-    reply = nearest_question(volume.book, volume.facts)("Who was it that dug the well?")
+    reply = first_note(volume.book, volume.facts)("Who was it that dug the well?")
     assert reply == "[answer] The well was dug by Vera Holm."
 
 

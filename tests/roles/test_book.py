@@ -48,7 +48,7 @@ async def test_a_special_book_answers_on_the_npc_base_as_any_other(
     manager = await hosted(world_folder, tmp_path / "state")
     try:
         body = wire.AskRequest(
-            agent="salt_almanac", text="Who boiled salt in iron pans?", seed=1, max_tokens=8
+            agent="salt_almanac", text="Who boiled salt in iron pans?", seed=1, max_tokens=40
         )
         parts = await ask(manager, "ask", body)
         reply = parts[-1]
