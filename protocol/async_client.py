@@ -258,9 +258,7 @@ class AsyncClient:
             if not self.alive:
                 raise NoServerError("the server has gone silent") from None
 
-    async def _snapshot(
-        self, topic: str, seen: dict[str, int]
-    ) -> AsyncIterator[Observation]:
+    async def _snapshot(self, topic: str, seen: dict[str, int]) -> AsyncIterator[Observation]:
         reply = await self.request("snapshot", SnapshotRequest(topics=[topic]))
         assert isinstance(reply, SnapshotReply)
         state = reply.topics.get(topic)
