@@ -8,7 +8,9 @@ kinds alternate: without the console, with it, and with a dumb process that uses
 time as the console has just used, in as many bursts, but is connected to nothing. The difference
 of the last two is what being watched costs a game; that of the first and the last is what any
 other program beside it costs. A delta carries the time at which it was due, so that a server too
-busy to make it in time is seen, too; the game subtracts. The last line is one JSON document.
+busy to make it in time is seen, too; the game subtracts. What the server's event loop does without
+a pause is measured in processor time as well, which other programs hardly change: no delta can
+wait longer for a watcher than such a piece takes. The last line is one JSON document.
 """
 
 from __future__ import annotations
@@ -46,6 +48,32 @@ DELTAS = 30  # per line, over one second: the pace of a small model
 SIZE = (50, 160)
 SCREENS = ("1", "9", "2", "1", "9", "2", "1", "9")  # agents, log, talk
 REDRAWS_PER_S = 10
+
+
+class Pieces:
+    """How long, in processor time, this thread's event loop is at one callback after another."""
+
+    def __init__(self) -> None:
+        self.seconds = list[float]()
+        run = asyncio.Handle._run
+        thread = threading.get_ident()
+
+        def timed(handle: asyncio.Handle) -> None:
+            began = time.thread_time()
+            run(handle)
+            if threading.get_ident() == thread:  # the control socket has a loop of its own
+                self.seconds.append(time.thread_time() - began)
+
+        asyncio.Handle._run = timed  # type: ignore[assignment, method-assign]
+
+    def take(self) -> dict[str, float]:
+        """Figures of the pieces since the last time, in milliseconds."""
+        pieces, self.seconds = sorted([0.0, *self.seconds]), []
+        return {
+            "busy_ms": round(1000 * sum(pieces)),
+            "over_1_ms": sum(piece > 0.001 for piece in pieces),
+            "longest_ms": round(1000 * pieces[-1], 2),
+        }
 
 
 class Chatter:
@@ -193,17 +221,18 @@ async def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         server = Server(service, ServerConfig(connection=connection))
         await server.start()
         service.publish = server.publish
+        pieces = Pieces()
         rounds = list[dict[str, Any]]()
         for screen in SCREENS:
-            rounds.append(await _round(arguments, connection, "alone"))
+            rounds.append(await _round(arguments, connection, pieces, "alone"))
             console = await asyncio.to_thread(ConsoleProcess, connection, screen)
             before, began = console.cpu_s(), time.monotonic()
-            rounds.append(await _round(arguments, connection, "console"))
+            rounds.append(await _round(arguments, connection, pieces, "console"))
             cores = (console.cpu_s() - before) / (time.monotonic() - began)
             rounds[-1] |= {"screen": screen, "cores": round(cores, 3)}
             await asyncio.to_thread(console.close)
             burner = Burner(cores)
-            rounds.append(await _round(arguments, connection, "burner"))
+            rounds.append(await _round(arguments, connection, pieces, "burner"))
             burner.close()
             for shown in rounds[-3:]:
                 print(shown, flush=True)
@@ -211,8 +240,11 @@ async def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     return _summary(arguments, rounds)
 
 
-async def _round(arguments: argparse.Namespace, connection: Path, beside: str) -> dict[str, Any]:
+async def _round(
+    arguments: argparse.Namespace, connection: Path, pieces: Pieces, beside: str
+) -> dict[str, Any]:
     """One game, and the ages of its deltas."""
+    pieces.take()
     game = await asyncio.create_subprocess_exec(
         sys.executable, __file__, "--play", str(connection), "--lines", str(arguments.lines),
         "--seconds", str(arguments.seconds), "--agents", str(arguments.agents),
@@ -225,7 +257,7 @@ async def _round(arguments: argparse.Namespace, connection: Path, beside: str) -
         "beside": beside, "lines_per_s": round(played["lines"] / arguments.seconds, 1),
         "deltas": len(ages), "p50_ms": round(statistics.median(ages), 2),
         "p95_ms": round(ages[int(0.95 * len(ages))], 2),
-        "p99_ms": round(ages[int(0.99 * len(ages))], 2),
+        "p99_ms": round(ages[int(0.99 * len(ages))], 2), "loop": pieces.take(),
     }  # fmt: skip
 
 
@@ -252,6 +284,10 @@ def _summary(arguments: argparse.Namespace, rounds: list[dict[str, Any]]) -> dic
     return {
         "bench": "console", "agents": arguments.agents, "lines_per_s": arguments.lines,
         "deltas_per_line": DELTAS, "cores_most": max(r["cores"] for r in console),
+        "loop": {
+            kind: {key: statistics.median(r["loop"][key] for r in some) for key in some[0]["loop"]}
+            for kind, some in (("alone", alone), ("console", console), ("burner", burner))
+        },
         "latency": {key: compared(key) for key in ("p50_ms", "p95_ms", "p99_ms")},
         "rounds": rounds,
     }  # fmt: skip
