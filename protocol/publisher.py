@@ -26,11 +26,17 @@ _FLOOD = 512  # events waiting from which on turns are longer, so that none wait
 
 @dataclass(slots=True)
 class _Event:
-    """What was published and has not gone out; `pieces` is the whole text of a line's deltas."""
+    """What was published and has not gone out.
+
+    Attributes:
+        watched: whether anybody saw its topic then; who comes later has it from a snapshot.
+        pieces: the whole text of a line's deltas.
+    """
 
     t: str
     body: Body
     time_s: float
+    watched: bool
     pieces: list[str] = field(default_factory=list)
 
     def fields(self) -> dict[str, Any]:
@@ -81,14 +87,15 @@ class Publisher:
         """Put an event down for those who watch and for the topic's state; it goes out soon."""
         topic, model = EVENTS[t]
         assert isinstance(body, model), f"{t!r} is not {type(body).__name__}"
+        watched = self.is_watched(topic)
         if isinstance(body, LineDelta):
             if body.line in self._speaking:
                 self._speaking[body.line].pieces.append(body.text)
                 return
-            if not self.is_watched(topic):
+            if not watched:
                 self._seq[topic] += 1  # it is nobody's state, but who comes back sees the gap
                 return
-        event = _Event(t, body, time.time())
+        event = _Event(t, body, time.time(), watched)
         if isinstance(body, LineDelta):
             event.pieces.append(body.text)
             self._speaking[body.line] = event
@@ -120,7 +127,7 @@ class Publisher:
         self._seq[topic] += 1
         envelope = Envelope(event.t, event.fields(), seq=self._seq[topic], time_s=event.time_s)
         self._keep(topic, envelope)
-        if self._socket is not None and self.is_watched(topic):
+        if self._socket is not None and event.watched and self.is_watched(topic):
             self.num_published += 1
             frames = [topic.encode(), PROTOCOL, encode(envelope)]
             self._socket.send_multipart(frames, zmq.DONTWAIT)
