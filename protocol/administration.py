@@ -25,7 +25,12 @@ State = Literal["starting", "ready", "restarting", "failed", "closed"]
 
 
 class AgentsRequest(Body):
-    """Lists who is hosted; answered even while engines load."""
+    """Lists who is hosted, always in the same order; answered even while engines load."""
+
+    after: Name | None = Field(default=None, description="only those listed after this one")
+    limit: Annotated[int, Field(ge=1, le=4096)] | None = Field(
+        default=None, description="at most so many; absent: all"
+    )
 
 
 class AgentInfo(Body):

@@ -225,8 +225,9 @@ class AsyncClient:
         seen: dict[str, int] = {}
         session = self.welcome.session
         try:
-            async for observation in self._snapshot(topics, seen):
-                yield observation
+            for topic in topics:  # one at a time: a long answer would hold up the server's loop
+                async for observation in self._snapshot(topic, seen):
+                    yield observation
             while True:
                 frames = _receive(socket)
                 if frames is None:
@@ -239,7 +240,7 @@ class AsyncClient:
                 topic, fields = _fields(frames)
                 last = seen.get(topic, 0)
                 if fields["seq"] > last + 1:
-                    async for missed in self._snapshot([topic], seen):
+                    async for missed in self._snapshot(topic, seen):
                         yield missed
                 elif fields["seq"] == last + 1:
                     seen[topic] = fields["seq"]
@@ -257,17 +258,17 @@ class AsyncClient:
             if not self.alive:
                 raise NoServerError("the server has gone silent") from None
 
-    async def _snapshot(
-        self, topics: list[str], seen: dict[str, int]
-    ) -> AsyncIterator[Observation]:
-        reply = await self.request("snapshot", SnapshotRequest(topics=topics))
+    async def _snapshot(self, topic: str, seen: dict[str, int]) -> AsyncIterator[Observation]:
+        reply = await self.request("snapshot", SnapshotRequest(topics=[topic]))
         assert isinstance(reply, SnapshotReply)
-        for topic, state in reply.topics.items():
-            last = seen.get(topic, 0)
-            seen[topic] = state.seq
-            for event in state.events:
-                if event["seq"] > last and event["t"] in EVENTS:
-                    yield _observation(topic, event, replayed=True)
+        state = reply.topics.get(topic)
+        if state is None:
+            return  # a topic this server doesn't have
+        last = seen.get(topic, 0)
+        seen[topic] = state.seq
+        for event in state.events:
+            if event["seq"] > last and event["t"] in EVENTS:
+                yield _observation(topic, event, replayed=True)
 
 
 def _receive(socket: zmq.Socket[bytes]) -> list[bytes] | None:

@@ -13,9 +13,13 @@ from roles.line import Line
 from roles.world import DIRECTOR
 
 
-def agents(house: House) -> admin.AgentsReply:
-    """Who is hosted, and how each fares."""
-    infos = [agent_info(house, agent) for agent in house.world.agents]
+def agents(house: House, body: admin.AgentsRequest) -> admin.AgentsReply:
+    """Who is hosted, and how each fares. Raises: AgentError if `after` is nobody."""
+    names = list(house.world.agents)
+    if body.after is not None:
+        house.tier(body.after)
+        del names[: names.index(body.after) + 1]
+    infos = [agent_info(house, agent) for agent in names[: body.limit]]
     return admin.AgentsReply(world=house.world.spec.title, agents=infos)
 
 

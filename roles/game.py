@@ -100,7 +100,7 @@ async def action_result(house: House, body: game.ActionResultRequest) -> wire.Ok
 
 
 async def _agents(house: House, body: admin.AgentsRequest) -> admin.AgentsReply:
-    return console.agents(house)
+    return console.agents(house, body)
 
 
 async def _inspect(house: House, body: admin.InspectRequest) -> admin.InspectReply:

@@ -9,6 +9,14 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import cast
 
+from protocol.administration import (
+    AgentInfo,
+    AgentsReply,
+    AgentsRequest,
+    LineInfo,
+    LinesReply,
+    LinesRequest,
+)
 from protocol.async_client import AsyncClient, Observation
 from protocol.errors import NoServerError, ProtocolError, Refusal
 from protocol.messages import Body
@@ -20,6 +28,7 @@ TOPICS = ["lines", "deltas", "agents", "adapters", "director", "stats", "log"]
 CONFIG = ClientConfig(name="biblioteca console", timeout_s=3.0, heartbeat_s=1.0, resume_s=0.0)
 LOOK_S = 0.5  # how often the connection itself is looked at
 RETRY_S = 1.0
+PAGE = 20  # agents or lines asked for at once: under a millisecond of the server's time
 
 
 class LiveLink:
@@ -109,12 +118,40 @@ class LiveLink:
         return self._client
 
     async def request(self, kind: str, body: Body) -> Body:
-        """Ask once, and return the reply.
+        """Ask, and return the reply; what may be long is asked for a page at a time.
+
+        A long answer in one piece would hold up the game's lines, which the same loop sends.
 
         Raises:
             ProtocolError: the server refused, or there is none.
         """
+        if isinstance(body, AgentsRequest):
+            return await self._agents(body)
+        if isinstance(body, LinesRequest):
+            return await self._lines(body)
         return cast(Body, await self._now().request(kind, body))
+
+    async def _agents(self, body: AgentsRequest) -> AgentsReply:
+        found, after = list[AgentInfo](), body.after
+        while True:
+            asked = AgentsRequest(after=after, limit=PAGE)
+            page = cast(AgentsReply, await self._now().request("agents", asked))
+            found += page.agents
+            if len(page.agents) != PAGE:
+                return page.model_copy(update={"agents": found})
+            after = found[-1].agent
+
+    async def _lines(self, body: LinesRequest) -> LinesReply:
+        found, before = list[LineInfo](), body.before
+        while len(found) < body.limit:
+            limit = min(PAGE, body.limit - len(found))
+            asked = body.model_copy(update={"before": before, "limit": limit})
+            page = cast(LinesReply, await self._now().request("lines", asked))
+            found += page.lines
+            if len(page.lines) != limit:
+                break
+            before = found[-1].line
+        return LinesReply(lines=found)
 
     async def stream(self, kind: str, body: Body) -> AsyncGenerator[Body, None]:
         """Ask for a line: `Accepted`, `Delta`s, then the reply. Closing it early cancels.

@@ -21,11 +21,21 @@ Sample = float | None
 _FIGURE_WIDTH = 36  # cells for a figure of the gateway's and its name
 _STATE_STYLES = {"ready": "$success", "failed": "$error", "starting": "$warning",
                  "restarting": "$warning", "closed": "$muted"}  # fmt: skip
-_GRAPHS: tuple[tuple[str, str, Callable[[EngineInfo], Sample]], ...] = (
-    ("tok/s", "", lambda e: e.tokens_per_s),
-    ("TTFT p95", " ms", lambda e: e.ttft_p95_ms),
-    ("waiting", "", lambda e: e.waiting),
-    ("running", "", lambda e: e.running),
+_Read = Callable[[EngineInfo], Sample]
+
+
+def _p95(engine: EngineInfo) -> Sample:
+    return engine.ttft_p95_ms
+
+
+# Name, unit, figure, and the figure whose largest value fills the graph where it isn't its own.
+_GRAPHS: tuple[tuple[str, str, _Read, _Read | None], ...] = (
+    ("tok/s", "", lambda e: e.tokens_per_s, None),
+    ("running", "", lambda e: e.running, None),
+    ("TTFT p50", " ms", lambda e: e.ttft_p50_ms, _p95),
+    ("TTFT p95", " ms", _p95, None),
+    ("waiting", "", lambda e: e.waiting, None),
+    ("KV slots", "", lambda e: e.kv_slots_used, None),
 )
 
 
@@ -36,7 +46,8 @@ class TelemetryPage(Page):
     ABOUT = (
         "One sample a second, newest at the right; a dot is a second in which nothing was heard "
         "from the server, and no line is drawn across it. TTFT is the time to the first token: "
-        "p50 is the middle one, p95 the one that only one in twenty exceeds."
+        "p50 is the middle one, p95 the one that only one in twenty exceeds; both are drawn on "
+        "one scale."
     )
     WATCHES = ("stats",)
     POLL_S = 1.0
@@ -70,7 +81,7 @@ class TelemetryPage(Page):
             blocks = [Block(key="none", content=words(why, "$muted"))]
         else:
             width = max(40, self.size.width - 4)
-            tall = 3 if self.size.height >= 36 else 1
+            tall = 1 if self.size.height < 36 else 2 if self.size.height < 60 else 3
             blocks = [
                 Block(key=f"engine{index}", content=self._engine(engine, width, tall))
                 for index, engine in enumerate(sample.engines)
@@ -86,8 +97,15 @@ class TelemetryPage(Page):
         cell = (width - 2 * (per_row - 1)) // per_row
         for start in range(0, len(_GRAPHS), per_row):
             graphs = [
-                _graph(title, unit, self._history(engine, read), cell, tall)
-                for title, unit, read in _GRAPHS[start : start + per_row]
+                _graph(
+                    title,
+                    unit,
+                    self._history(engine, read),
+                    cell,
+                    tall,
+                    self._history(engine, scale) if scale else None,
+                )
+                for title, unit, read, scale in _GRAPHS[start : start + per_row]
             ]
             rows += [Content("  ").join(parts) for parts in zip(*graphs, strict=True)]
         rows += [_counters(engine), Content("")]
@@ -112,10 +130,9 @@ class TelemetryPage(Page):
 
 def _heading(engine: EngineInfo) -> Content:
     state = Content.styled(f"● {engine.state}", _STATE_STYLES.get(engine.state, ""))
-    latency = f"TTFT p50 {number(engine.ttft_p50_ms)} p95 {number(engine.ttft_p95_ms)} ms"
     parts: list[Content | tuple[str, str] | str] = [
         tier_name(engine.tier, f"bold $tier-{engine.tier}"), "  ", state, "  ",
-        words(engine.base, "$muted"), "  ", (latency, "$muted"),
+        words(engine.base, "$muted"),
     ]  # fmt: skip
     if engine.restarts:
         parts.append((f"  {engine.restarts} restarts", "$warning"))
@@ -125,14 +142,21 @@ def _heading(engine: EngineInfo) -> Content:
 
 
 def _graph(
-    title: str, unit: str, samples: Sequence[Sample], width: int, tall: int
+    title: str,
+    unit: str,
+    samples: Sequence[Sample],
+    width: int,
+    tall: int,
+    scale: Sequence[Sample] | None = None,
 ) -> list[Content]:
-    """A labelled graph, `tall` rows high and `width` cells wide."""
+    """A labelled graph, `tall` rows high and `width` cells wide, full at the most of `scale`."""
     label_width = 19
     now = samples[-1] if samples else None
     known = [value for value in samples if value is not None]
     top = number(max(known, default=None))
-    rows = columns(samples, width - label_width, tall)
+    room = width - label_width
+    full = max((value for value in (scale or ())[-room:] if value is not None), default=None)
+    rows = columns(samples, room, tall, top=full)
     labels = [f"{title:<9}{number(now)}{unit}", f"  most {top}", ""]
     return [
         Content.assemble(

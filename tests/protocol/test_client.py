@@ -270,9 +270,10 @@ async def test_a_watcher_sees_the_past_the_present_and_a_gap(server: Server) -> 
             server.publish("log", Logged(level="info", text="2"))
             while len(seen) < 2:
                 await asyncio.sleep(0.01)
-            watched, server.publisher._watched = server.publisher._watched, set()
+            watched, server.publisher._subscribed = server.publisher._subscribed, set()
             server.publish("log", Logged(level="info", text="3"))  # nobody gets this one
-            server.publisher._watched = watched
+            server.publisher.state(["log"])  # numbers it at once
+            server.publisher._subscribed = watched
             server.publish("log", Logged(level="info", text="4"))
             await task
     assert seen == [("1", True), ("2", False), ("3", True), ("4", True)]

@@ -135,7 +135,9 @@ async def test_without_a_directors_base_characters_still_speak(
     await manager.start()
     await manager.wait_ready()
     try:
-        agents = {info.agent: info for info in console.agents(manager.house).agents}
+        agents = {
+            info.agent: info for info in console.agents(manager.house, admin.AgentsRequest()).agents
+        }
         assert agents["director"].state == "failed"
         assert "/nothing" in agents["director"].last_error
         assert not (await say(manager, "Hello?")).fallback

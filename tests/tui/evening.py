@@ -95,7 +95,9 @@ def _sample(world: FakeWorld, second: int) -> Body:
     swing = 0.6 + 0.4 * math.sin(second / 5)
     engines = [
         engine.model_copy(update={"tokens_per_s": engine.tokens_per_s * swing,
-                                  "waiting": second % 4, "running": second % 3})
+                                  "waiting": second % 4, "running": second % 3,
+                                  "ttft_p50_ms": 180.0 - 80 * (swing - 0.6),
+                                  "ttft_p95_ms": 410.0 - 300 * (swing - 0.6)})
         for engine in stats.engines
     ]  # fmt: skip
     return stats.model_copy(update={"engines": engines})

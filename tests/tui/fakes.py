@@ -255,12 +255,15 @@ class FakeWorld:
             return m.TickReply(**common, directive=directive, waited=True)
         return m.SayReply(**common, emotion="calm")
 
-    def _answer_agents(self, body: Body) -> Body:
+    def _answer_agents(self, body: admin.AgentsRequest) -> Body:
         names = ["director", *CHARACTERS, *BOOKS]
+        names = names[names.index(body.after) + 1 if body.after else 0 :][: body.limit]
         return admin.AgentsReply(world=WORLD, agents=[self.agent(name) for name in names])
 
     def _answer_lines(self, body: admin.LinesRequest) -> Body:
         lines = [ln for ln in reversed(self.history) if body.agent in {None, ln.agent}]
+        ids = [line.line for line in lines]
+        lines = lines[ids.index(body.before) + 1 if body.before else 0 :]
         return admin.LinesReply(lines=lines[: body.limit])
 
     def _answer_inspect(self, body: admin.InspectRequest) -> Body:

@@ -9,8 +9,9 @@ import pytest
 
 from protocol import administration as admin
 from protocol.errors import Code, NoServerError, ProtocolError, Refusal
-from protocol.messages import Body
+from protocol.messages import Body, SayRequest
 from tests.tui.conftest import Console, Hosted, console_on
+from tui import link as link_file
 from tui import page
 from tui.app import PAGES
 from tui.session import Session, Sink
@@ -156,3 +157,25 @@ async def test_an_answer_that_was_overtaken_changes_nothing() -> None:
     link.waiting[0].set_result(before)
     assert await tasks[0] == before, "whoever asked still gets it"
     assert session.store.memories["ottavia"] == after
+
+
+async def test_agents_and_lines_are_asked_for_by_the_page(
+    hosted: Hosted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(link_file, "PAGE", 2)
+    async with console_on(hosted.connection) as console:
+        names = list(console.session.store.agents)
+        for _ in range(5):
+            say = SayRequest(agent="ottavia", text="And?")
+            async for _ in console.session.link.stream("say", say):
+                pass
+        hosted.world.asked.clear()
+        reply = await console.session.link.request("lines", admin.LinesRequest(limit=3))
+        assert isinstance(reply, admin.LinesReply)
+        assert [line.line for line in reply.lines] == ["line-5", "line-4", "line-3"]
+        assert hosted.world.asked.count("lines") == 2
+        everyone = await console.session.link.request("agents", admin.AgentsRequest())
+        assert isinstance(everyone, admin.AgentsReply)
+        assert [info.agent for info in everyone.agents] == names
+        assert len(names) == 7
+        assert hosted.world.asked.count("agents") >= 4
