@@ -108,18 +108,8 @@ def director_turn(
     parts = {
         "history": f"Story: {one_line(summary)}\n" if summary else "",
         "state": "".join(f"State: {one_line(item)}\n" for item in state),
-        "direction": f"Tension: {tension} of 10, wanted {wanted}: {_pace(tension, wanted)}.\n",
+        "direction": f"Tension: {tension} of 10, wanted {wanted}.\n",
         "events": "".join(f"Event: {one_line(event)}\n" for event in events) or "Event: none\n",
     }
     segments = tuple(Segment(kind=kind, text=text) for kind, text in parts.items() if text)
     return Message(role="user", segments=segments)
-
-
-OFF_CURVE = 3  # steps of ten between the tension and the author's curve that call for an event
-
-
-def _pace(tension: int, wanted: int) -> str:
-    """Where the story stands beside the author's curve, in words: small models can't subtract."""
-    if abs(wanted - tension) < OFF_CURVE:
-        return "about right"
-    return "far too calm" if tension < wanted else "far too tense"
