@@ -137,10 +137,14 @@ async def test_a_dropped_lore_fact_is_caught(starter: Hosted, right: Verdict, co
 
 
 async def test_a_changed_seed_is_caught(starter: Hosted, sources: list[Source]) -> None:
+    """At a low temperature some seeds say the same words: which ones depends on the machine."""
     (source,) = select(sources, "velluta::velluta_words")
-    script = source.script.model_copy(update={"seed": source.script.seed + 1})
-    verdict = await played(starter, [dataclasses.replace(source, script=script)])
-    assert failed(verdict) == ["velluta::velluta_words"]
+    others = [
+        source.script.model_copy(update={"seed": source.script.seed + step})
+        for step in range(1, 13)
+    ]
+    verdict = await played(starter, [dataclasses.replace(source, script=one) for one in others])
+    assert set(failed(verdict)) == {"velluta::velluta_words"}
     assert "sampler seed was " in told(verdict)
 
 
