@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Callable
 
 import pytest
 
@@ -37,7 +38,12 @@ async def test_items_of_many_threads_all_come_in_their_order() -> None:
 async def test_what_comes_at_once_wakes_the_loop_once(monkeypatch: pytest.MonkeyPatch) -> None:
     loop, taken = asyncio.get_running_loop(), list[int]()
     wake, calls = loop.call_soon_threadsafe, list[object]()
-    monkeypatch.setattr(loop, "call_soon_threadsafe", lambda f: (calls.append(f), wake(f)))
+
+    def counted(callback: Callable[[], None]) -> asyncio.Handle:
+        calls.append(callback)
+        return wake(callback)
+
+    monkeypatch.setattr(loop, "call_soon_threadsafe", counted)
     inbox = Inbox(taken.append)
     for number in range(16):
         inbox.put(number)
@@ -64,10 +70,11 @@ async def test_one_that_cannot_be_taken_holds_up_nobody() -> None:
 
 
 async def test_a_loop_that_has_ended_is_no_error() -> None:
-    ended: list[Inbox[int]] = []
+    ended, taken = list[Inbox[int]](), list[int]()
 
     async def make() -> None:
-        ended.append(Inbox([].append))
+        ended.append(Inbox(taken.append))
 
     await asyncio.to_thread(lambda: asyncio.run(make()))
     ended[0].put(1)
+    assert not taken
