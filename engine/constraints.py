@@ -16,9 +16,7 @@ from torch import Tensor
 from engine.errors import RequestError
 from engine.requests import Constraint
 
-_KEPT = (
-    64  # compiled constraints: a character's lines mostly share one, which takes 2 ms to compile
-)
+_KEPT = 64  # compiled constraints; most lines of a world share one, and compiling takes 2 ms
 
 
 class ConstraintCompiler:

@@ -39,9 +39,9 @@ async def test_what_comes_at_once_wakes_the_loop_once(monkeypatch: pytest.Monkey
     loop, taken = asyncio.get_running_loop(), list[int]()
     wake, calls = loop.call_soon_threadsafe, list[object]()
 
-    def counted(call: Callable[[], object]) -> None:
-        calls.append(call)
-        wake(call)
+    def counted(callback: Callable[[], None]) -> asyncio.Handle:
+        calls.append(callback)
+        return wake(callback)
 
     monkeypatch.setattr(loop, "call_soon_threadsafe", counted)
     inbox = Inbox(taken.append)
@@ -70,10 +70,11 @@ async def test_one_that_cannot_be_taken_holds_up_nobody() -> None:
 
 
 async def test_a_loop_that_has_ended_is_no_error() -> None:
-    ended: list[Inbox[int]] = []
+    ended, taken = list[Inbox[int]](), list[int]()
 
     async def make() -> None:
-        ended.append(Inbox(list[int]().append))
+        ended.append(Inbox(taken.append))
 
     await asyncio.to_thread(lambda: asyncio.run(make()))
     ended[0].put(1)
+    assert not taken

@@ -86,21 +86,21 @@ ONE_LINE = """\
 name: one
 seed: 1
 turns:
-  - {say: Hello?, to: anna, expect: {fallback: false}}
+  - {say: "Hello?", to: anna, expect: {fallback: false}}
 """
 UP_TO_FOUR = """\
 name: four
 seed: 2
 scene: {present: [anna, ben]}
 turns:
-  - {converse: Hello?, max_lines: 4, expect: {speakers: anna}}
+  - {converse: "Hello?", max_lines: 4, expect: {speakers: anna}}
 """
 TWO_LINES = """\
 name: two
 seed: 3
 turns:
-  - {say: Hello?, to: anna, expect: {fallback: false}}
-  - {say: Hello again?, to: anna, expect: {fallback: false}}
+  - {say: "Hello?", to: anna, expect: {fallback: false}}
+  - {say: "Hello again?", to: anna, expect: {fallback: false}}
 """
 
 
