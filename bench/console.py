@@ -244,12 +244,13 @@ async def _round(
     arguments: argparse.Namespace, connection: Path, pieces: Pieces, beside: str
 ) -> dict[str, Any]:
     """One game, and the ages of its deltas."""
-    pieces.take()
     game = await asyncio.create_subprocess_exec(
         sys.executable, __file__, "--play", str(connection), "--lines", str(arguments.lines),
         "--seconds", str(arguments.seconds), "--agents", str(arguments.agents),
         stdout=subprocess.PIPE,
     )  # fmt: skip
+    await asyncio.sleep(0)
+    pieces.take()  # to start a process takes a while, and is no business of the server's
     output, _ = await game.communicate()
     played = json.loads(output)
     ages = sorted(played["ages"])

@@ -76,7 +76,7 @@ class Publisher:
                 self._timer.cancel()
             self._loop.remove_reader(self._socket.FD)
             self._socket.close(0)
-            self._socket = None
+            self._socket = self._loop = None
 
     def is_watched(self, topic: str) -> bool:
         """Whether anybody subscribes to the topic now."""
@@ -100,7 +100,7 @@ class Publisher:
             event.pieces.append(body.text)
             self._speaking[body.line] = event
         self._waiting.append(event)
-        if self._socket is None or self._loop is None:
+        if self._loop is None or (not watched and len(self._waiting) == 1):
             self._send_all()  # to nobody: it only counts, and becomes part of the state
         elif self._timer is None:
             self._timer = self._loop.call_later(HELD_S, self._send_some)
@@ -147,8 +147,7 @@ class Publisher:
             kept.append(document)
 
     def state(self, topics: list[str]) -> dict[str, TopicState]:
-        """What makes up the present state of these topics; of all, if none is named."""
-        self._send_all()  # what is known by now belongs to the state
+        """What makes up these topics' state as of the last event sent; of all, if none is named."""
         return {
             topic: TopicState(
                 seq=self._seq[topic],

@@ -272,7 +272,6 @@ async def test_a_watcher_sees_the_past_the_present_and_a_gap(server: Server) -> 
                 await asyncio.sleep(0.01)
             watched, server.publisher._subscribed = server.publisher._subscribed, set()
             server.publish("log", Logged(level="info", text="3"))  # nobody gets this one
-            server.publisher.state(["log"])  # numbers it at once
             server.publisher._subscribed = watched
             server.publish("log", Logged(level="info", text="4"))
             await task

@@ -96,12 +96,15 @@ async def test_a_flood_is_sent_in_longer_turns(watched: Watched) -> None:
     assert [e["seq"] for e in seen] == list(range(1, 5_001))
 
 
-async def test_a_snapshot_holds_what_has_not_gone_out(watched: Watched) -> None:
+async def test_what_a_snapshot_does_not_hold_comes_after_it(watched: Watched) -> None:
+    watched.publisher.publish("log", Logged(level="info", text="before anybody came"))
     publisher = await watched.start()
-    publisher.publish("log", Logged(level="info", text="now"))
+    publisher.publish("log", Logged(level="info", text="just now"))
     state = publisher.state(["log"])["log"]
-    assert (state.seq, [e["body"]["text"] for e in state.events]) == (1, ["now"])
-    assert [e["seq"] for e in await watched.events(1)] == [1]
+    assert (state.seq, [e["body"]["text"] for e in state.events]) == (1, ["before anybody came"])
+    (event,) = await watched.events(1)
+    assert (event["seq"], event["body"]["text"]) == (2, "just now")
+    assert publisher.state(["log"])["log"].seq == 2
 
 
 async def test_pieces_that_nobody_watches_are_counted(watched: Watched) -> None:
