@@ -7,6 +7,7 @@ engines' own processes.
 from __future__ import annotations
 
 import asyncio
+import gc
 import hashlib
 import logging
 import os
@@ -79,6 +80,10 @@ async def serve(config: ServeConfig) -> None:
     try:
         await server.start()
         await manager.start(server.publish, server.notify)
+        # What exists by now stays, and the collector needn't walk it while lines are spoken:
+        # a full collection took 40 to 90 ms.
+        gc.collect()
+        gc.freeze()
         log.info("serving %s at %s", world.spec.title, server.connection.work)
         await stop.wait()
         await server.close(drain_s=config.drain_s)
