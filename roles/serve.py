@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import hashlib
 import logging
 import os
@@ -111,6 +112,10 @@ async def _host(manager: Manager, config: ServeConfig, stop: asyncio.Event) -> N
     try:
         await server.start()
         manager.tell(server.publish, server.notify)
+        # What exists by now stays, and the collector needn't walk it while lines are spoken:
+        # a full collection took 40 to 90 ms.
+        gc.collect()
+        gc.freeze()
         log.info("serving %s at %s", title, server.connection.work)
         await stop.wait()
         await server.close(drain_s=config.drain_s)

@@ -14,6 +14,7 @@ from tui.link import LiveLink
 from tui.recording import Recorder, ReplayLink, read_recording
 from tui.session import Link, Session
 
+_NICENESS = 10
 _HUNG_UP = 129  # what shells report for a process that SIGHUP ended
 
 
@@ -71,4 +72,6 @@ def _link(config: ConsoleConfig, stack: ExitStack) -> Link:
     if config.demo is not None:
         demo = stack.enter_context(Demo(config.demo))
         return LiveLink(demo.connection, demo.why)
+    if hasattr(os, "nice"):  # not on Windows
+        os.nice(_NICENESS)  # the game and its server come first where cores are scarce
     return LiveLink(config.connect)

@@ -18,8 +18,9 @@ from textual.widgets import Input, Static
 
 from protocol.administration import AdaptersRequest, AgainRequest, LinesRequest
 from protocol.errors import ProtocolError
-from protocol.messages import AskRequest, Body, SayRequest, TickRequest
+from protocol.messages import Accepted, AskRequest, Body, SayRequest, TickRequest
 from protocol.play import FeedbackRequest
+from protocol.telemetry import LineStarted
 from tui.agents import adapter_name
 from tui.compare import Compare
 from tui.dialogs import Ask, Choose
@@ -206,11 +207,13 @@ class TalkPage(Page):
         return "say", SayRequest.model_validate(chosen)
 
     def _started(self, part: Body, text: str, speaker: str) -> None:
-        """Give a line that telemetry has not told of what was said to it."""
-        line = self.store.lines.get(getattr(part, "line", ""))
-        if line is not None and not line.said:
-            line.speaker, line.said = speaker, text
-            self.session.line = line.line
+        """See at once what was said to whoever now answers; telemetry tells it a moment later."""
+        if isinstance(part, Accepted):
+            started = LineStarted(
+                line=part.line, agent=part.agent, tier=part.tier, speaker=speaker, text=text
+            )
+            self.session.note("line_started", body=started)
+            self.session.line = part.line
 
     def action_stop(self) -> None:
         """Stop what this console had asked for; where nothing is spoken, leave the input."""
