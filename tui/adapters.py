@@ -18,7 +18,9 @@ from tui.blend import TRIAL, Blend
 from tui.dialogs import Ask, Choose, Confirm
 from tui.page import FilterBar, Page
 from tui.table import Column, Row, Table
-from tui.text import clean, size, words
+from tui.text import clean, number, size, words
+
+_WORK = {"num", "parameters", "params", "rows", "seconds", "tokens"}  # not quality
 
 # What is asked before an operation that can't be undone by the same key.
 _QUESTIONS = {
@@ -55,12 +57,21 @@ def adapter_row(info: AdapterInfo, trouble: str) -> Row:
 
 
 def _metrics(info: AdapterInfo, limit: int | None = None) -> Content:
-    """Figures from its report, such as "perplexity 9.31  in character 0.86"."""
+    """Figures from its report, such as "perplexity 9.31": how good first, then how much work."""
     parts: list[Content | str] = []
-    for key, value in list(info.metrics.items())[:limit]:
-        shown = f"{value:.3g}" if isinstance(value, float) else str(value)
-        parts += [words(key.replace("_", " ") + " ", "$muted"), words(shown), "  "]
+    figures = sorted(
+        info.metrics.items(), key=lambda item: not _WORK.isdisjoint(item[0].split("_"))
+    )
+    for key, value in figures[:limit]:
+        parts += [words(key.replace("_", " ") + " ", "$muted"), words(_figure(value)), "  "]
     return Content.assemble(*parts) if parts else words("no report", "$muted")
+
+
+def _figure(value: object) -> str:
+    """A number of a report, or whatever stands in its place."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return str(value)
+    return number(value) if isinstance(value, int) or abs(value) >= 1000 else f"{value:.3g}"
 
 
 class AdaptersPage(Page):

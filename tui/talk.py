@@ -58,7 +58,9 @@ def line_content(line: Line, name: str) -> Content:
 def _footnote(line: Line) -> Content:
     """What a line cost and what became of it, in one quiet row."""
     parts: list[Content | tuple[str, str] | str] = []
-    if usage := line.usage:
+    if (usage := line.usage) and not usage.completion_tokens:
+        parts.append(("said without a model", "$muted"))
+    elif usage:
         voice = adapter_name(line.adapter) if line.adapter else "no adapter"
         figures = (
             f"{voice} · first token {number(usage.ttft_ms, ' ms')} · "
