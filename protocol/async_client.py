@@ -133,7 +133,8 @@ class AsyncClient:
             wire.calls.start("bye", m.ByeRequest())
             wire.pump()
         wire.calls.give_up(NoServerError("the client was closed"))
-        await self._loop.run_in_executor(None, wire.close)
+        # Shielded: whoever is cancelled here has still let go of the sockets.
+        await asyncio.shield(self._loop.run_in_executor(None, wire.close))
 
     def _pump(self) -> None:
         """Take in all there is: libzmq's descriptors signal changes, and sending may use one up."""
