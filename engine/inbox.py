@@ -37,9 +37,13 @@ class Inbox(Generic[Item]):
                 self._loop.call_soon_threadsafe(self._empty)
 
     def _empty(self) -> None:
+        with self._lock:  # else an item put beside the last one taken would wake nobody
+            items, self._items = self._items, deque()
         try:
-            while self._items:
-                self._take(self._items.popleft())
+            while items:
+                self._take(items.popleft())
         finally:
-            if self._items:  # one could not be taken: the loop tells why, the others still come
+            if items:  # one could not be taken: the loop tells why, the others still come
+                with self._lock:
+                    self._items.extendleft(reversed(items))
                 self._loop.call_soon(self._empty)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 from collections.abc import Callable
 
@@ -33,6 +34,32 @@ async def test_items_of_many_threads_all_come_in_their_order() -> None:
         thread.join()
     for number in range(4):
         assert [n for thread, n in taken if thread == number] == list(range(500))
+
+
+async def test_an_item_put_while_the_last_is_taken_is_not_forgotten() -> None:
+    """Threads take turns after a microsecond; a lock left out loses nearly all of these items."""
+    before = sys.getswitchinterval()
+    taken = list[int]()
+    inbox = Inbox(taken.append)
+    pause = threading.Event()
+
+    def fill() -> None:
+        for number in range(5000):
+            inbox.put(number)
+            if number % 3 == 0:
+                pause.wait(0)
+
+    threads = [threading.Thread(target=fill) for _ in range(3)]
+    sys.setswitchinterval(1e-6)
+    try:
+        for thread in threads:
+            thread.start()
+        while any(thread.is_alive() for thread in threads):
+            await asyncio.sleep(0)
+    finally:
+        sys.setswitchinterval(before)
+    await asyncio.sleep(0.05)
+    assert len(taken) == 15000
 
 
 async def test_what_comes_at_once_wakes_the_loop_once(monkeypatch: pytest.MonkeyPatch) -> None:
