@@ -1,7 +1,7 @@
 """Telemetry: numbered events on an XPUB socket, and the state a late watcher starts from.
 
 Watchers must cost those who play nothing. So what is published is put down and goes out at most
-ten times a second, a few events a turn of the event loop, between the messages of the game.
+ten times a second, a few events at a time, between the messages of the game.
 """
 
 from __future__ import annotations
@@ -20,7 +20,10 @@ from protocol.operation import TopicState
 from protocol.telemetry import EVENTS, KEPT, KEYED, LineDelta
 
 HELD_S = 0.1  # the longest that an event waits for others, as SPEC.md promises
-_TURN = 8  # events sent before the event loop gets its turn: a quarter of a millisecond
+_TURN = 8  # events sent in a row: a quarter of a millisecond
+# Until the next of them go out: a game's message takes several turns of the event loop, each of
+# which would wait for some of these otherwise.
+_PAUSE_S = 0.002
 _FLOOD = 512  # events waiting from which on turns are longer, so that none waits for ever
 
 
@@ -112,7 +115,8 @@ class Publisher:
             self._send(self._waiting.popleft())
         self._read()
         assert self._loop is not None
-        self._timer = self._loop.call_soon(self._send_some) if self._waiting else None
+        more = bool(self._waiting)
+        self._timer = self._loop.call_later(_PAUSE_S, self._send_some) if more else None
 
     def _send_all(self) -> None:
         while self._waiting:
