@@ -269,40 +269,51 @@ static void remember(const Model *m, const Layer *layer, const Step *s) {
     }
 }
 
-/* One query head over times [first, last); vectors = head_dim / LANES, constant after inlining. */
+/* Some query heads that share keys, over times [first, last); every score is summed in one order.
+   vectors = head_dim / LANES; it and `heads` are constants after inlining. */
 static inline __attribute__((always_inline)) void attend(
-    const float *q, const Kept *keys, const Kept *values, float *scores, float *out,
-    int64_t first, int64_t last, float scale, const int vectors) {
-    const int64_t dim = vectors * LANES;
-    vf query[256 / LANES], sum[256 / LANES];
-    for (int i = 0; i < vectors; i++) query[i] = load(q + i * LANES) * scale;
-    float most = -3e38f;
-    for (int64_t t = first; t < last; t++) {
-        vf dot = query[0] * load_kept(keys + t * dim);
-        for (int i = 1; i < vectors; i++) dot += query[i] * load_kept(keys + t * dim + i * LANES);
-        const float score = total(dot);
-        scores[t - first] = score;
-        most = score > most ? score : most;
+    const float *q, const Kept *keys, const Kept *values, float *scores, int64_t room, float *out,
+    int64_t first, int64_t last, float scale, const int vectors, const int heads) {
+    const int64_t dim = vectors * LANES, length = last - first;
+    const int64_t padded = (length + LANES - 1) / LANES * LANES;
+    vf query[MATES][256 / LANES], sum[MATES][256 / LANES], inverse[MATES], part[MATES][LANES];
+    for (int h = 0; h < heads; h++)
+        for (int i = 0; i < vectors; i++) query[h][i] = load(q + h * dim + i * LANES) * scale;
+    for (int64_t t = 0; t < padded; t += LANES) {
+        for (int64_t u = 0; u < LANES; u++) {
+            const Kept *key = keys + (first + t + u < last ? first + t + u : first) * dim;
+            for (int i = 0; i < vectors; i++) {
+                const vf k = load_kept(key + i * LANES);
+                for (int h = 0; h < heads; h++)
+                    part[h][u] = i ? part[h][u] + query[h][i] * k : query[h][i] * k;
+            }
+        }
+        for (int h = 0; h < heads; h++) store(scores + h * room + t, totals(part[h]));
     }
-    const int64_t length = last - first, padded = (length + LANES - 1) / LANES * LANES;
-    for (int64_t i = length; i < padded; i++) scores[i] = most - 200.0f; /* exp gives 1e-38 */
-    vf mass = {0};
-    for (int64_t i = 0; i < padded; i += LANES) {
-        vf e = exponential(load(scores + i) - most);
-        store(scores + i, e);
-        mass += e;
+    for (int h = 0; h < heads; h++) {
+        float *score = scores + h * room;
+        for (int64_t t = length; t < padded; t++) score[t] = -3e38f; /* exp gives 1e-38 */
+        const float most = largest(score, padded);
+        vf mass = {0};
+        for (int64_t t = 0; t < padded; t += LANES) {
+            vf e = exponential(load(score + t) - most);
+            store(score + t, e);
+            mass += e;
+        }
+        inverse[h] = (vf){0} + 1.0f / total(mass);
+        for (int i = 0; i < vectors; i++) sum[h][i] = (vf){0};
     }
-    const float inverse = 1.0f / total(mass);
-    for (int i = 0; i < vectors; i++) sum[i] = (vf){0};
-    for (int64_t t = first; t < last; t++) {
-        const float p = scores[t - first];
-        for (int i = 0; i < vectors; i++) sum[i] += p * load_kept(values + t * dim + i * LANES);
-    }
-    for (int i = 0; i < vectors; i++) store(out + i * LANES, sum[i] * inverse);
+    for (int64_t t = 0; t < length; t++)
+        for (int i = 0; i < vectors; i++) {
+            const vf v = load_kept(values + (first + t) * dim + i * LANES);
+            for (int h = 0; h < heads; h++) sum[h][i] += scores[h * room + t] * v;
+        }
+    for (int h = 0; h < heads; h++)
+        for (int i = 0; i < vectors; i++) store(out + h * dim + i * LANES, sum[h][i] * inverse[h]);
 }
 
 static void attention(const Model *m, const Layer *layer, const Step *s, float *scores) {
-    const int64_t dim = m->head_dim, group = m->heads / m->kv_heads;
+    const int64_t dim = m->head_dim, group = m->heads / m->kv_heads, room = m->time + LANES;
     const int64_t width = (m->heads + 2 * m->kv_heads) * dim;
 #pragma omp for schedule(static, 1)
     for (int64_t task = 0; task < s->tokens * m->kv_heads; task++) {
@@ -311,11 +322,14 @@ static void attention(const Model *m, const Layer *layer, const Step *s, float *
         const int64_t first = layer->window && last > layer->window ? last - layer->window : 0;
         const int64_t at = (s->rows[token] * m->kv_heads + kv) * m->time * dim;
         const Kept *keys = layer->keys + at, *values = layer->values + at;
-        for (int64_t head = kv * group; head < (kv + 1) * group; head++) {
+        for (int64_t head = kv * group, next; head < (kv + 1) * group; head = next) {
             const float *q = s->y + token * width + head * dim;
             float *out = s->attended + (token * m->heads + head) * dim;
-            switch (dim) { /* the caller lets only these sizes through */
-#define SIZE(n) case n: attend(q, keys, values, scores, out, first, last, m->attention_scale, n / LANES); break
+            next = head + MATES <= (kv + 1) * group ? head + MATES : head + 1;
+            switch (dim * 4 + next - head) { /* the caller lets only these sizes through */
+#define HEADS(n, count) case n * 4 + count: \
+    attend(q, keys, values, scores, room, out, first, last, m->attention_scale, n / LANES, count); break
+#define SIZE(n) HEADS(n, 1); HEADS(n, MATES)
                 SIZE(16); SIZE(32); SIZE(64); SIZE(96); SIZE(128); SIZE(256);
             }
         }
@@ -345,7 +359,7 @@ void run_step(const Model *m, const Step *s) {
     const int64_t h = m->hidden;
 #pragma omp parallel num_threads((int)m->threads)
     {
-        float *scores = malloc((m->time + LANES) * sizeof(float));
+        float *scores = malloc(MATES * (m->time + LANES) * sizeof(float));
 #pragma omp for schedule(static)
         for (int64_t token = 0; token < s->tokens; token++)
             for (int64_t i = 0; i < h; i += LANES)

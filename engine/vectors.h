@@ -15,6 +15,7 @@
 #else
 #define LANES 4
 #endif
+#define MATES 3 /* heads that share keys and are computed together */
 #define MOST (LANES / 2) /* tokens of a tile: its sums take half of the registers */
 typedef float vf __attribute__((vector_size(4 * LANES), aligned(4)));
 typedef int32_t vi __attribute__((vector_size(4 * LANES), aligned(4)));
@@ -55,6 +56,15 @@ static inline void store_kept(Kept *p, vf v) { /* round to nearest even */
 }
 #endif
 static inline vf choose(vi mask, vf yes, vf no) { return (vf)((mask & (vi)yes) | (~mask & (vi)no)); }
+static inline vf shuffle(vf a, vf b, vi from) {
+#ifdef __clang__
+    vf both;
+    for (int i = 0; i < LANES; i++) both[i] = from[i] < LANES ? a[from[i]] : b[from[i] - LANES];
+    return both;
+#else
+    return __builtin_shuffle(a, b, from);
+#endif
+}
 static inline float total(vf v) {
 #if LANES == 16
     return _mm512_reduce_add_ps((__m512)v);
@@ -65,6 +75,29 @@ static inline float total(vf v) {
 #else
     return (v[0] + v[2]) + (v[1] + v[3]);
 #endif
+}
+
+/* The lanes' sums of LANES vectors, as the lanes of one; each in the order of `total`. */
+static inline __attribute__((always_inline)) vf totals(vf *v) {
+    for (int count = LANES / 2; count; count /= 2) { /* vectors left; each holds parts of that many lanes */
+        vi even, odd;
+        for (int lane = 0; lane < LANES; lane++) {
+            const int part = lane / count, from = part / 2 * 2 * count + lane % count;
+            even[lane] = from + part % 2 * LANES;
+            odd[lane] = even[lane] + count;
+        }
+        for (int i = 0; i < count; i++)
+            v[i] = shuffle(v[i], v[i + count], even) + shuffle(v[i], v[i + count], odd);
+    }
+    return v[0];
+}
+
+static inline float largest(const float *x, int64_t size) {
+    vf most = load(x);
+    for (int64_t i = LANES; i < size; i += LANES) most = choose(load(x + i) > most, load(x + i), most);
+    float found = most[0];
+    for (int i = 1; i < LANES; i++) found = most[i] > found ? most[i] : found;
+    return found;
 }
 
 /* exp by 2^n * polynomial (Cephes' coefficients); good to about 1e-7 for x in [-87, 87]. */
