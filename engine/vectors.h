@@ -46,8 +46,14 @@ static inline void store(float *p, vf v) { *(vf *)p = v; }
 static inline vf load_kept(const Kept *p) { return load(p); }
 static inline void store_kept(Kept *p, vf v) { store(p, v); }
 #else
-static inline vf load_kept(const Kept *p) {
+static inline vf load_kept(const Kept *p) { /* by name: GCC 12 widens half a vector at a time */
+#if LANES == 16
+    return (vf)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p)), 16);
+#elif LANES == 8
+    return (vf)_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p)), 16);
+#else
     return (vf)(__builtin_convertvector(*(const vh *)p, vu) << 16);
+#endif
 }
 static inline void store_kept(Kept *p, vf v) { /* round to nearest even */
     vu bits = (vu)v;
@@ -77,18 +83,24 @@ static inline float total(vf v) {
 #endif
 }
 
+/* Twice `count` vectors of parts that long to `count` of parts half as long, each half of them added. */
+static inline __attribute__((always_inline)) void fold(vf *v, const int count) {
+    vi first, second;
+    for (int lane = 0; lane < LANES; lane++) {
+        const int part = lane / count;
+        first[lane] = part % 2 * LANES + part / 2 * 2 * count + lane % count;
+        second[lane] = first[lane] + count;
+    }
+    for (int i = 0; i < count; i++)
+        v[i] = shuffle(v[i], v[i + count], first) + shuffle(v[i], v[i + count], second);
+}
+
 /* The lanes' sums of LANES vectors, as the lanes of one; each in the order of `total`. */
 static inline __attribute__((always_inline)) vf totals(vf *v) {
-    for (int count = LANES / 2; count; count /= 2) { /* vectors left; each holds parts of that many lanes */
-        vi even, odd;
-        for (int lane = 0; lane < LANES; lane++) {
-            const int part = lane / count, from = part / 2 * 2 * count + lane % count;
-            even[lane] = from + part % 2 * LANES;
-            odd[lane] = even[lane] + count;
-        }
-        for (int i = 0; i < count; i++)
-            v[i] = shuffle(v[i], v[i + count], even) + shuffle(v[i], v[i + count], odd);
-    }
+    if (LANES > 8) fold(v, 8);
+    if (LANES > 4) fold(v, 4);
+    fold(v, 2);
+    fold(v, 1);
     return v[0];
 }
 
