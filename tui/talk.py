@@ -108,7 +108,7 @@ class TalkPage(Page):
         "again": "again", "compare": "again", "judge": "feedback", "rewrite": "feedback",
     }  # fmt: skip
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape", "stop", "Stop", id="talk.stop"),
+        Binding("escape", "stop", "Stop/leave", id="talk.stop"),
         Binding("i", "type", "Type", show=False, id="talk.type"),
         Binding("enter", "why", "Why?", id="talk.why", key_display="⏎"),
         Binding("a", "choose_agent", "Agent", id="talk.agent"),
