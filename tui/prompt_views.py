@@ -59,7 +59,7 @@ def _spoken_blocks(line: InspectReply, name: str, adapter: str) -> list[Block]:
 
 def without_model(line: InspectReply, name: str) -> list[Block]:
     """A line that came without a prompt: why, and what was said."""
-    why = "; ".join(line.routing) or "the server does not say why"
+    why = "; ".join(line.routing) or line.cause or "the server does not say why"
     said = words(f"Said without a model, so there is no prompt: {why}.", "$muted")
     return [Block(key="none", content=said), *_spoken_blocks(line, name, "")]
 
