@@ -140,7 +140,7 @@ def logit_blocks(line: InspectReply) -> list[Block]:
         return [Block(key="none", content=words(said, "$muted"))]
     if all(token.logprob is None and not token.alternatives for token in line.completion):
         return _unweighed_blocks(line.completion)
-    head = f"{'token':<15}{'chosen':<14}alternatives, before sampling settings"
+    head = f"{'token':<15}{'chosen':<14}alternatives, before sampling"
     blocks = [Block(key="head", content=Content.styled(head, "$muted"))]
     for index, token in enumerate(line.completion):
         content = _logit_row(token)
