@@ -18,7 +18,7 @@ from tui.dialogs import Choose
 from tui.page import FilterBar, Page
 from tui.session import Session
 from tui.table import Column, Row, Table
-from tui.text import clean, number, words
+from tui.text import clean, count, number, words
 
 _TIERS = {"director": "director", "npc": "character", "book": "book"}
 _STATES = {
@@ -169,7 +169,7 @@ class AgentsPage(Page):
         head = Content.assemble(
             words(info.name or info.agent, "bold $primary"), "  ", words(info.about, "$muted"),
             "   ", (f"{adapter_name(info.adapter)} {clean(digest)}", "$muted"),
-            "   ", (f"{info.lines} lines", "$muted"),
+            "   ", (count(info.lines, "line"), "$muted"),
         )  # fmt: skip
         rows = [head]
         if said:

@@ -42,7 +42,7 @@ class BooksPage(Page):
         Binding("right", "turn(1)", "Page on", id="books.on", key_display="→"),
         Binding("a", "ask", "Ask", id="books.ask"),
         Binding("enter", "why", "Why?", id="books.why", key_display="⏎"),
-        Binding("escape", "leave", "To the shelf", id="books.leave", show=False),
+        Binding("escape", "leave", "To the shelf", id="books.leave"),
     ]
 
     def body(self) -> Iterable[Widget]:
@@ -141,6 +141,12 @@ class BooksPage(Page):
     def action_ask(self) -> None:
         """Go to the line to type a question."""
         self.query_one("#question", Input).focus()
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Escape has no use at the shelf."""
+        if action == "leave" and isinstance(self.focused, Table):
+            return False
+        return super().check_action(action, parameters)
 
     def action_leave(self) -> None:
         """Back to the shelf."""

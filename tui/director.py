@@ -24,7 +24,7 @@ from tui.chart import curve
 from tui.dialogs import Ask
 from tui.page import Page
 from tui.table import Column, Row, Table
-from tui.text import clean, number, words
+from tui.text import clean, count, number, words
 
 _KINDS = {
     "event": ("● event", "$seg-events"),
@@ -100,9 +100,10 @@ class DirectorPage(Page):
         table.show(self._rows())
         held = ("HELD: ticks wait for you (t)", "bold $warning") if self.store.held else (
             "running: the game's ticks are answered", "$success")  # fmt: skip
+        waiting = self.store.events_waiting
         legend = Content.assemble(
             held,
-            f"  {self.store.events_waiting} events wait" if self.store.events_waiting else "",
+            f"  {count(waiting, 'event')} waiting" if waiting else "",
             "     tension ",
             ("▇", "$tier-director"),
             " was  ",

@@ -18,7 +18,7 @@ from textual.worker import Worker
 from protocol.errors import ProtocolError, Refusal
 from protocol.messages import Body
 from tui.session import Session
-from tui.text import clean, duration, number, words
+from tui.text import clean, count, duration, number, words
 
 TABS = (
     ("agents", "Agents", "Agents"),
@@ -105,7 +105,7 @@ class Status(Static):
             gap, (f"{speaking} speaking", "$accent" if speaking else "$muted"),
         ]  # fmt: skip
         if connection.num_gaps:
-            parts += [gap, (f"{connection.num_gaps} gaps", "$warning")]
+            parts += [gap, (count(connection.num_gaps, "gap"), "$warning")]
         told = Content.assemble(*parts)
         more = Content.assemble(told, gap, (f"{number(rate)} tok/s", "$muted"))
         return more if more.cell_length <= self.app.size.width else told

@@ -29,11 +29,13 @@ class Block:
         key: names it for as long as it lives.
         content: what is drawn; text in it must be clean already.
         selectable: whether the cursor stops at it.
+        indent: so many characters are a column of their own: what wraps begins behind it.
     """
 
     key: str
     content: Content
     selectable: bool = False
+    indent: int = 0
 
 
 class Pane(ScrollView, can_focus=True, inherit_bindings=False):
@@ -117,15 +119,23 @@ class Pane(ScrollView, can_focus=True, inherit_bindings=False):
         for block in self._blocks:
             before = self._wrapped.get(block.key)
             if before is None or not before[0].is_same(block.content):
-                before = (block.content, self._strips(block.content, width))
+                before = (block.content, self._strips(block, width))
             kept[block.key] = before
             self._lines += [(block, strip) for strip in before[1]]
         self._wrapped = kept
         self.virtual_size = Size(self.size.width, len(self._lines))
         self.refresh()
 
-    def _strips(self, content: Content, width: int) -> list[Strip]:
-        return Visual.to_strips(self, content, width, None, self.visual_style, pad=True)
+    def _strips(self, block: Block, width: int) -> list[Strip]:
+        style = self.visual_style
+        if not block.indent:
+            return Visual.to_strips(self, block.content, width, None, style, pad=True)
+        label, text = block.content.divide([block.indent])
+        column = label.cell_length
+        left = Visual.to_strips(self, label, column, 1, style, pad=True)[0]
+        rows = Visual.to_strips(self, text, max(1, width - column), None, style, pad=True)
+        blank = Strip.blank(column, style.rich_style)
+        return [Strip.join([blank if y else left, row]) for y, row in enumerate(rows)]
 
     def on_resize(self) -> None:
         """Wrap everything to the new width; a follower stays at the end."""

@@ -13,9 +13,16 @@ from textual.widgets import Static
 
 from protocol.administration import InspectReply, InspectRequest
 from tui.agents import adapter_name
-from tui.page import Page
+from tui.page import WIDE, Page
 from tui.pane import Block, Pane
-from tui.prompt_views import diff_blocks, facts, ids_blocks, logit_blocks, text_blocks
+from tui.prompt_views import (
+    diff_blocks,
+    facts,
+    ids_blocks,
+    logit_blocks,
+    text_blocks,
+    without_model,
+)
 from tui.session import Session
 from tui.text import words
 
@@ -53,6 +60,7 @@ class PromptPage(Page):
         super().__init__(session)
         self.view = "text"
         self._refused: dict[str, str] = {}
+        self._newest = ("", "")  # an agent, and its newest line when this screen was opened
 
     def body(self) -> Iterable[Widget]:
         """Which line, the prompt, the facts about it."""
@@ -66,9 +74,22 @@ class PromptPage(Page):
 
     @property
     def line_id(self) -> str:
-        """The line looked at: the chosen one, or the agent's newest that is known."""
+        """The line looked at: the chosen one, or the agent's newest when the screen was opened.
+
+        What is being read stays where it is, whatever the agent says meanwhile.
+        """
         if self.session.line:
             return self.session.line
+        if self._newest[0] != self.session.agent or not self._newest[1]:
+            self._newest = (self.session.agent, self._find_newest())
+        return self._newest[1]
+
+    def on_screen_resume(self) -> None:
+        """Begin with the newest line again."""
+        self._newest = ("", "")
+        super().on_screen_resume()
+
+    def _find_newest(self) -> str:
         spoken = [ln.line for ln in self.store.lines_of(self.session.agent) if ln.state == "spoken"]
         if spoken:
             return spoken[-1]
@@ -114,7 +135,7 @@ class PromptPage(Page):
             self.fetch_soon()
             return
         pane.show(self._blocks(known))
-        wide = self.size.width >= 100
+        wide = self.size.width >= WIDE
         figures.update(facts(known, 44 if wide else max(40, self.size.width - 4), brief=not wide))
 
     def _draw_heading(self, line: str) -> None:
@@ -122,7 +143,8 @@ class PromptPage(Page):
         said = f"{known.speaker}: {known.said}" if known and known.said else ""
         heading = Content.assemble(
             words(self.store.name_of(self.session.agent) or "no line chosen", "bold $primary"),
-            "  ", (f"{self.view} ", "$accent"), words(f"{VIEWS[self.view]}   ", "$muted"),
+            "  ", (f"{self.view} ", "$accent"),
+            words(f"{VIEWS[self.view]}   " if self.size.width >= WIDE else "  ", "$muted"),
             words(said, "$seg-player"),
         )  # fmt: skip
         self.query_one("#which", Static).update(heading)
@@ -143,6 +165,9 @@ class PromptPage(Page):
         return "Asking the server …"
 
     def _blocks(self, known: InspectReply) -> list[Block]:
+        name = self.store.name_of(known.agent)
+        if not known.segments and not known.token_ids:
+            return without_model(known, name)
         if self.view == "ids":
             return ids_blocks(known)
         if self.view == "logits":
@@ -150,7 +175,7 @@ class PromptPage(Page):
         if self.view == "diff":
             before = self._neighbour(-1)
             return diff_blocks(known, self.store.inspections.get(before), before)
-        return text_blocks(known, self.store.name_of(known.agent), adapter_name(known.adapter))
+        return text_blocks(known, name, adapter_name(known.adapter))
 
     # --- keys ---------------------------------------------------------------------------
 
@@ -158,7 +183,7 @@ class PromptPage(Page):
         """Look at the line another way."""
         self.view = view
         self.draw()
-        self.query_one("#shown", Pane).scroll_to(y=0, animate=False)
+        self.query_one("#shown", Pane).action_edge(-1)
         self.fetch_soon()
 
     def action_turn(self, step: int) -> None:

@@ -14,6 +14,8 @@ from tui.pane import Block
 from tui.text import clean, number, words
 from tui.themes import SEGMENT_KINDS
 
+_DIFF_INDENT = 12  # mark and kind of segment
+_LOGIT_INDENT = 28  # a token, its probability and the bar
 _WEIGHTS_STYLE = (0.9, "$success"), (0.5, "$foreground"), (0.2, "$warning"), (0.0, "$error")
 
 
@@ -55,6 +57,13 @@ def _spoken_blocks(line: InspectReply, name: str, adapter: str) -> list[Block]:
     return blocks
 
 
+def without_model(line: InspectReply, name: str) -> list[Block]:
+    """A line that came without a prompt: why, and what was said."""
+    why = "; ".join(line.routing) or line.cause or "the server does not say why"
+    said = words(f"Said without a model, so there is no prompt: {why}.", "$muted")
+    return [Block(key="none", content=said), *_spoken_blocks(line, name, "")]
+
+
 def ids_blocks(line: InspectReply) -> list[Block]:
     """The prompt token by token: text and id, in the colour of its segment."""
     kinds = _kinds(line.segments, len(line.token_ids))
@@ -93,7 +102,8 @@ def diff_blocks(line: InspectReply, before: InspectReply | None, name: str) -> l
     blocks = []
     for index, (mark, text) in enumerate(_changes(_lines_of(before), _lines_of(line))):
         style = {"+": "$success", "-": "$error", " ": "$muted"}[mark]
-        blocks.append(Block(key=f"d{index}", content=words(f"{mark} {text}", style)))
+        content = words(f"{mark} {text}", style)
+        blocks.append(Block(key=f"d{index}", content=content, indent=_DIFF_INDENT))
     return blocks
 
 
@@ -128,11 +138,28 @@ def logit_blocks(line: InspectReply) -> list[Block]:
     if not line.completion:
         said = "This server did not keep what the model weighed at this line."
         return [Block(key="none", content=words(said, "$muted"))]
-    head = "token            chosen  ▏ alternatives, before sampling settings\n"
+    if all(token.logprob is None and not token.alternatives for token in line.completion):
+        return _unweighed_blocks(line.completion)
+    head = f"{'token':<15}{'chosen':<14}alternatives, before sampling"
     blocks = [Block(key="head", content=Content.styled(head, "$muted"))]
     for index, token in enumerate(line.completion):
-        blocks.append(Block(key=f"l{index}", content=_logit_row(token), selectable=True))
+        content = _logit_row(token)
+        key = f"l{index}"
+        blocks.append(Block(key=key, content=content, selectable=True, indent=_LOGIT_INDENT))
     return blocks
+
+
+def _unweighed_blocks(tokens: list[CompletionToken]) -> list[Block]:
+    """The tokens of a line for which nobody wanted to know what else was weighed."""
+    said = (
+        "Whoever asked for this line did not ask what else the model weighed. Say it again "
+        "(s on Talk) to see that. These are its tokens:\n"
+    )
+    spelt = words(" ".join(_spelt(token.text) for token in tokens))
+    return [
+        Block(key="none", content=Content.styled(said, "$muted")),
+        Block(key="tokens", content=spelt),
+    ]
 
 
 def _logit_row(token: CompletionToken) -> Content:
@@ -145,8 +172,9 @@ def _logit_row(token: CompletionToken) -> Content:
     ]  # fmt: skip
     for other in token.alternatives:
         colour = "$primary bold" if other.token_id == token.token_id else "$muted"
+        # One word, so that no row ends between a token and its probability.
         parts += [words(f" {_spelt(other.text)}", colour),
-                  (f" {math.exp(other.logprob):.0%} ", "$faint")]  # fmt: skip
+                  (f"·{math.exp(other.logprob):.0%} ", "$faint")]  # fmt: skip
     if not token.alternatives:
         parts.append((" none were asked for", "$muted"))
     return Content.assemble(*parts)

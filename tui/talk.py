@@ -96,6 +96,8 @@ def as_script(line: Line) -> str:
 class TalkPage(Page):
     """Talk to an agent, as the player or as somebody else."""
 
+    # Not a moment later, or what is typed at once goes to the transcript's keys.
+    AUTO_FOCUS = "#say"
     MODE = "talk"
     ABOUT = (
         "Type a line and press enter; the answer streams in. Escape stops it, and once more "
@@ -108,7 +110,7 @@ class TalkPage(Page):
         "again": "again", "compare": "again", "judge": "feedback", "rewrite": "feedback",
     }  # fmt: skip
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape", "stop", "Stop", id="talk.stop"),
+        Binding("escape", "stop", "Stop/leave", id="talk.stop"),
         Binding("i", "type", "Type", show=False, id="talk.type"),
         Binding("enter", "why", "Why?", id="talk.why", key_display="⏎"),
         Binding("a", "choose_agent", "Agent", id="talk.agent"),
@@ -134,10 +136,6 @@ class TalkPage(Page):
         with Horizontal(id="saying"):
             yield Static(id="speaker")
             yield Input(placeholder="say something, then enter", id="say", compact=True)
-
-    def on_mount(self) -> None:
-        """Start where one types."""
-        self.query_one("#say", Input).focus()
 
     async def fetch(self) -> None:
         """The agent's history, once."""

@@ -68,6 +68,11 @@ def number(value: float | None, unit: str = "", *, decimals: int = 0) -> str:
     return "—" if value is None else f"{value:,.{decimals}f}{unit}".replace(",", "\u202f")
 
 
+def count(how_many: int, noun: str) -> str:
+    """So many things: "1 line", "2 lines"."""
+    return f"{number(how_many)} {noun}{'' if how_many == 1 else 's'}"
+
+
 def duration(seconds: float | None) -> str:
     """A length of time in the unit that suits it, such as "85 ms", "2.4 s" or "3 m 05 s"."""
     if seconds is None:

@@ -12,7 +12,7 @@ from rich.terminal_theme import DEFAULT_TERMINAL_THEME
 
 from roles.dialogues.compare import CompareReport, Voice
 from roles.dialogues.observation import Spoken
-from roles.dialogues.report import rich_diff
+from roles.dialogues.report import shown_diff
 
 _WIDTH = 110  # columns of the page
 # No script, no font, no picture: nothing that is elsewhere.
@@ -39,7 +39,8 @@ def print_report(report: CompareReport, console: Console) -> None:
     for change in report.changes:
         where = f"{change.script}, turn {change.turn}, seed {change.seed}: {change.said}"
         console.print(f"[bold]{change.a.agent}[/] {escape(where)}", highlight=False)
-        console.print(f"  {rich_diff(_told(change.a), _told(change.b))}", highlight=False)
+        diff = shown_diff(_told(change.a), _told(change.b), console)
+        console.print(f"  {diff}", highlight=False)
         console.print(f"  because {escape('; '.join(change.causes))}\n", highlight=False)
     for flip in report.flips:
         what = "[red]broken[/]" if flip.broken else "[green]mended[/]"

@@ -10,10 +10,10 @@ from rich.markup import escape
 
 from roles.dialogues.errors import RecordingError
 from roles.dialogues.hosting import hosted
-from roles.dialogues.recording import read_recording
+from roles.dialogues.recording import Told, read_recording
 from roles.dialogues.rehearsal import new_house
 from roles.dialogues.replay import Comparison, Replay, replay
-from roles.dialogues.report import rich_diff
+from roles.dialogues.report import shown_diff
 from roles.dialogues.transcription import script_of
 from roles.engines import Engines
 from roles.problems import nearest
@@ -74,9 +74,17 @@ def print_replay(played: Replay, console: Console) -> None:
 def _print_difference(line: Comparison, console: Console) -> None:
     recorded, now = line.recorded, line.replayed
     console.print(f"[red]first difference[/]: request {line.number}, {escape(recorded.agent)}")
-    console.print(rich_diff(recorded.text, now.text if now else ""), highlight=False)
+    diff = shown_diff(_told(recorded), _told(now) if now else "", console)
+    console.print(diff, highlight=False)
     for cause in line.causes:
         console.print(f"  because {escape(cause)}", highlight=False)
+
+
+def _told(line: Told) -> str:
+    """Everything that must be the same: mood, words, actions."""
+    mood = f"[{line.emotion}]" if line.emotion else ""
+    calls = [f"> {call['name']} {call['arguments']}" for call in line.actions]
+    return " ".join([mood, line.text, *calls]).strip()
 
 
 def as_json(played: Replay) -> dict[str, Any]:
@@ -90,8 +98,8 @@ def as_json(played: Replay) -> dict[str, Any]:
         and {
             "request": first.number,
             "agent": first.recorded.agent,
-            "recorded": first.recorded.text,
-            "replayed": first.replayed.text if first.replayed else None,
+            "recorded": _told(first.recorded),
+            "replayed": _told(first.replayed) if first.replayed else None,
             "causes": list(first.causes),
         },
         "refusals": list(played.refusals),

@@ -49,6 +49,12 @@ def rich_diff(old: str, new: str) -> str:
     return "".join(marks[sign].format(escape(piece)) for sign, piece in word_diff(old, new))
 
 
+def shown_diff(old: str, new: str, console: Console) -> str:
+    """A word diff as rich's markup: in colours, or with [-marks-] where there are none."""
+    colours = console.record or (console.is_terminal and not console.no_color)
+    return rich_diff(old, new) if colours else escape(plain_diff(old, new))
+
+
 def where(source: Source, turn: TurnResult, finding: Finding) -> str:
     """FILE:LINE of the expectation that doesn't hold."""
     line = source.line("turns", turn.index, "expect", *finding.key.split("."))
@@ -138,7 +144,8 @@ def _print_findings(outcome: Outcome, console: Console) -> None:
         told = explain(outcome, run, turn, finding)
         if finding.wanted is not None and finding.got is not None:
             plain = plain_diff(finding.wanted, finding.got)
-            told = escape(told).replace(escape(plain), rich_diff(finding.wanted, finding.got))
+            diff = shown_diff(finding.wanted, finding.got, console)
+            told = escape(told).replace(escape(plain), diff)
         else:
             told = escape(told)
         console.print(told, highlight=False)
@@ -155,7 +162,8 @@ def print_rewritings(found: Iterable[Rewriting], console: Console) -> None:
     """What `--update` changes."""
     for one in found:
         place = f"{one.source.shown}:{one.source.line('turns', one.turn, 'expect', 'exact')}"
-        console.print(f"{escape(place)}: {rich_diff(one.old or '', one.new)}", highlight=False)
+        diff = shown_diff(one.old or "", one.new, console)
+        console.print(f"{escape(place)}: {diff}", highlight=False)
 
 
 def as_json(verdict: Verdict) -> dict[str, Any]:

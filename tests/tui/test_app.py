@@ -6,7 +6,7 @@ import pytest
 from textual import events
 from textual.widgets import Input
 
-from protocol.telemetry import Logged
+from protocol.telemetry import LineEnded, Logged
 from tests.tui.conftest import NARROW, WIDE, Console, Hosted, console_on
 from tests.tui.fakes import CHARACTERS
 from tui.page import TABS
@@ -244,6 +244,23 @@ async def test_the_log_leads_to_the_prompt(hosted: Hosted) -> None:
         await console.see("player: hello", "line-1")
         await console.pilot.press("enter")
         await console.see("persona · 28 tokens")
+
+
+async def test_a_prompt_stays_while_its_agent_says_other_things(hosted: Hosted) -> None:
+    async with console_on(hosted.connection) as console:
+        await console.go(2)
+        await console.type("hello")
+        await console.see("Mind the")
+        console.session.line = ""  # as the cursor of Agents leaves it: nothing chosen
+        await console.go(3)
+        await console.see("player: hello")
+        other = LineEnded(line="other", agent=console.session.agent, tier="npc", text="Later.")
+        console.session.note("line_ended", body=other)
+        await console.pilot.press("i")
+        await console.see("tokens, the first", "player: hello")
+        await console.go(1)
+        await console.go(3)
+        await console.until(lambda: "player: hello" not in console.text, "the newest, come anew")
 
 
 async def test_memories_can_be_pinned_and_forgotten(hosted: Hosted) -> None:

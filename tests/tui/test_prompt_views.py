@@ -5,7 +5,14 @@ from __future__ import annotations
 from protocol.administration import InspectReply, LineInfo
 from protocol.messages import Usage
 from tests.tui.fakes import FakeWorld, inspection
-from tui.prompt_views import diff_blocks, facts, ids_blocks, logit_blocks, text_blocks
+from tui.prompt_views import (
+    diff_blocks,
+    facts,
+    ids_blocks,
+    logit_blocks,
+    text_blocks,
+    without_model,
+)
 
 
 def inspected(said: str = "Where is it?", cached: int = 10) -> InspectReply:
@@ -55,6 +62,29 @@ def test_the_chosen_token_and_its_rivals_are_told_with_their_chances() -> None:
 def test_a_server_that_kept_no_alternatives_is_not_made_up_for() -> None:
     line = inspected().model_copy(update={"completion": []})
     assert "did not keep" in logit_blocks(line)[0].content.plain
+
+
+def test_a_line_asked_for_without_alternatives_says_how_to_see_them() -> None:
+    line = inspected()
+    bare = [token.model_copy(update={"logprob": None, "alternatives": []})
+            for token in line.completion]  # fmt: skip
+    shown = logit_blocks(line.model_copy(update={"completion": bare}))
+    assert "(s on Talk)" in shown[0].content.plain
+    assert shown[1].content.plain.startswith("Here.")
+    assert "—" not in "".join(block.content.plain for block in shown)
+
+
+def test_what_wraps_begins_behind_the_column_before_it() -> None:
+    for block in [*logit_blocks(inspected())[1:], *diff_blocks(inspected(), inspected("?"), "0")]:
+        assert block.indent in {12, 28}
+        assert block.content.plain[block.indent - 1] == " " or "the same" in block.content.plain
+
+
+def test_a_line_without_a_model_says_why_there_is_no_prompt() -> None:
+    update = {"segments": [], "token_ids": [], "output": "", "routing": ["the book has no answer"]}
+    shown = without_model(inspected().model_copy(update=update), "The Tide Tables")
+    assert "the book has no answer" in shown[0].content.plain
+    assert "Here. Look" in shown[1].content.plain
 
 
 def test_facts_fit_their_column_and_name_seed_budget_and_times() -> None:

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import itertools
 import json
 from pathlib import Path
 
 import pytest
 import yaml
+from rich.console import Console
 
 from protocol import messages as wire
 from protocol import play
@@ -14,9 +16,10 @@ from protocol.messages import Body
 from protocol.service import Peer, Request
 from roles.dialogues.errors import RecordingError
 from roles.dialogues.hosting import Hosted
-from roles.dialogues.recording import Recorder, read_recording
+from roles.dialogues.recording import Recorder, Told, read_recording
 from roles.dialogues.rehearsal import new_house
-from roles.dialogues.replay import replay
+from roles.dialogues.replay import Comparison, Replay, replay
+from roles.dialogues.replaying import as_json, print_replay
 from roles.dialogues.runner import check
 from roles.dialogues.source import read_file
 from roles.dialogues.transcription import script_of
@@ -106,6 +109,27 @@ async def test_a_changed_persona_is_named_with_its_file(host: Hosted, recording:
     assert first.recorded.agent == "anna"
     assert first.causes[0].startswith("the prompt's persona was ")
     assert "npcs/anna.toml" in first.causes[0]
+
+
+@pytest.mark.parametrize(
+    ("now", "shown"),
+    [
+        ({"emotion": "wary"}, "[[-amused-]{+wary+}] Good night."),
+        ({"text": "Good morning."}, "[amused] Good [-night-]{+morning+}."),
+        ({"actions": [{"name": "wait", "arguments": {}}]}, "Good night.{+ > wait {}+}"),
+    ],
+    ids=["mood", "words", "actions"],
+)
+def test_whatever_differs_is_shown_also_without_colours(now: dict[str, object], shown: str) -> None:
+    told = Told(line="1", agent="ben", text="Good night.", emotion="amused")
+    other = dataclasses.replace(told, **now)  # type: ignore[arg-type]
+    line = Comparison(number=1, recorded=told, replayed=other)
+    played = Replay(lines=(line,), changed_files=(), changed_adapters=(), refusals=())
+    page = io.StringIO()
+    print_replay(played, Console(file=page, soft_wrap=True))
+    assert shown in page.getvalue()
+    first = as_json(played)["first_difference"]
+    assert first["recorded"] != first["replayed"]
 
 
 async def test_another_sampler_is_named(host: Hosted, recording: Path) -> None:
