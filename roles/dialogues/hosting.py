@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -54,6 +55,8 @@ async def hosted(
             if engine.error:
                 raise DialogueError(f"the {engine.tier} engine could not start: {engine.error}")
         host = Hosted(world=world, manager=manager, instruments=read_instruments(world))
+        gc.collect()
+        gc.freeze()  # as `biblioteca serve` does
         try:
             yield host
         finally:
