@@ -20,7 +20,6 @@ from roles.manager import Manager
 from roles.store import Store
 from roles.world import DIRECTOR, World
 
-
 # An engine's thread gives the interpreter's lock away in each call of torch, and has to wait for so
 # long until the event loop hands it back; Python's own 5 ms cost a check a sixth of its time.
 _SWITCH_S = 0.001
