@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from engine.constraints import ConstraintCompiler
+from engine.constraints import ConstraintCompiler, forbid
 from engine.requests import Constraint
 
 MAX_REPLY_TOKENS = 64
@@ -82,8 +82,7 @@ class _Choices:
             if matcher.is_stopped():
                 logits[row] = -torch.inf
                 logits[row, self._end_id] = 0.0
-        rows = [row for row, matcher in self._matchers.items() if not matcher.is_stopped()]
-        if rows:
-            bits = self._compiler.masks([self._matchers[row] for row in rows])
-            self._compiler.forbid(logits, rows, bits)
+        going = {r: matcher for r, matcher in self._matchers.items() if not matcher.is_stopped()}
+        if going:
+            forbid(logits, self._compiler.masks([going.get(row) for row in range(len(logits))]))
         return logits

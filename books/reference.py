@@ -114,13 +114,23 @@ def open_book(path: Path) -> tuple[Book, Reference]:
         BookTextError: the text is broken.
         FactsError: the annotations are.
     """
-    files = (path, facts_path(path))
-    return _opened(path, *(file.read_bytes() if file.is_file() else b"" for file in files))
+    return _opened(path, _written(path), _written(facts_path(path)))
+
+
+def _written(file: Path) -> tuple[int, int] | None:
+    """When a file was written last, and its size."""
+    try:
+        found = file.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_mtime_ns, found.st_size
 
 
 @lru_cache(maxsize=64)
-def _opened(path: Path, text: bytes, annotations: bytes) -> tuple[Book, Reference]:
-    """The bytes only tell whether the files are still what was read."""
+def _opened(
+    path: Path, text: tuple[int, int] | None, annotations: tuple[int, int] | None
+) -> tuple[Book, Reference]:
+    """The times only tell whether the files are still what was read."""
     book = read_book(path)
     return book, Reference(book, _facts_of(path, book))
 

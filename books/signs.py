@@ -109,7 +109,7 @@ class SignIndex:
     def __init__(self, facts: Sequence[Fact], passages: dict[str, str]) -> None:
         """`passages`: by fact id, the text that tells it."""
         self._facts = [_Stems(fact, passages[fact.id]) for fact in facts]
-        self._spread = Counter(word for one in self._facts for word in one.words())
+        self._spread = Counter(word for one in self._facts for word in one.all)
         self._uses = Counter(word for one in self._facts for word in one.uses())
         self._names = _names([*passages.values(), *(text for f in facts for text in f.ask)])
 
@@ -121,7 +121,8 @@ class SignIndex:
             return []
         gone = Counter(word for one in self._facts for word in one.hidden(hidden))
         foreign = asked.share([word for word in asked.stems if self._uses[word] <= gone[word]])
-        found = [one.candidate(asked, foreign, hidden) for one in self._facts]
+        near = [one for one in self._facts if not one.all.isdisjoint(asked.stems)]
+        found = [one.candidate(asked, foreign, hidden) for one in near]
         touched = [candidate for candidate in found if candidate.signs[2] > 0]
         return sorted(touched, key=_roughly, reverse=True)[:_CANDIDATES]
 
@@ -167,9 +168,7 @@ class _Stems:
             (text, fold(text), {stem(word) for word in content_words(text)}, kind_of(text))
             for text in (*fact.ask, *fact.then)
         ]
-
-    def words(self) -> set[str]:
-        return self._told.union(*(words for _, _, words, _ in self._asks))
+        self.all = self._told.union(*(words for _, _, words, _ in self._asks))
 
     def uses(self) -> list[str]:
         """Every stem as often as a question, or answer and passage together, has it."""
@@ -202,7 +201,7 @@ class _Stems:
 
 
 def _overlap(asked: _Asked, words: set[str]) -> float:
-    shared = sum(asked.rarity[word] for word in asked.stems if word in words)
+    shared = sum([asked.rarity[word] for word in asked.stems if word in words])
     return shared - 0.01 * len(words)  # of two that share as much, the shorter
 
 

@@ -24,7 +24,6 @@ class ConstraintCompiler:
 
     def __init__(self, tokenizer: Tokenizer, eos_ids: Sequence[int], vocab_size: int) -> None:
         self._described, self._eos_ids = tokenizer.to_str(), list(eos_ids)
-        # A tokenizer may know more tokens than the base has logits for; forbid() cuts them off.
         self._vocab_size = max(vocab_size, tokenizer.get_vocab_size())
         self._tokenizer: LLTokenizer | None = None  # takes a second to build: only if needed
         self._executor: LLExecutor | None = None
@@ -61,22 +60,20 @@ class ConstraintCompiler:
             )
         return matcher
 
-    def masks(self, matchers: Sequence[LLMatcher]) -> Tensor:
-        """Allowed tokens of each matcher, as bits: int32 [len(matchers), ceil(V / 32)]."""
-        bits = np.zeros((len(matchers), (self._vocab_size + 31) // 32), dtype=np.int32)
+    def masks(self, matchers: Sequence[LLMatcher | None]) -> Tensor:
+        """Forbidden tokens of each row, none where there is no matcher: bool [len(matchers), V]."""
+        bits = np.full((len(matchers), (self._vocab_size + 31) // 32), -1, dtype=np.int32)
         assert self._executor is not None
-        fill_next_token_bitmask_par(
-            self._executor, [(matcher, row) for row, matcher in enumerate(matchers)], bits
-        )
-        return torch.from_numpy(bits)
+        rows = [(matcher, row) for row, matcher in enumerate(matchers) if matcher is not None]
+        fill_next_token_bitmask_par(self._executor, rows, bits)
+        allowed = np.unpackbits(bits.view(np.uint8), axis=1, bitorder="little")
+        return torch.from_numpy(allowed == 0)
 
-    def forbid(self, logits: Tensor, rows: Sequence[int], bits: Tensor) -> None:
-        """Set forbidden tokens of these rows of logits [B, V] to minus infinity, in place."""
-        shifts = torch.arange(32, dtype=torch.int32)
-        allowed = ((bits[:, :, None] >> shifts) & 1).bool().flatten(1)[:, : logits.shape[1]]
-        allowed = allowed.to(logits.device)
-        index = torch.tensor(rows, device=logits.device)
-        logits[index] = logits[index].masked_fill(~allowed, float("-inf"))
+
+def forbid(logits: Tensor, forbidden: Tensor) -> None:
+    """Set forbidden tokens of logits [B, V] to minus infinity, in place."""
+    # A tokenizer may know more tokens than the base has logits for.
+    logits.masked_fill_(forbidden[:, : logits.shape[1]].to(logits.device), float("-inf"))
 
 
 def _grammar(constraint: Constraint) -> str:

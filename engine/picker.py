@@ -10,7 +10,7 @@ from llguidance import LLMatcher
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from engine.constraints import ConstraintCompiler
+from engine.constraints import ConstraintCompiler, forbid
 from engine.loader import LoadedBase
 from engine.requests import Alternative, Constraint
 from engine.sampler import penalize, sample
@@ -51,16 +51,17 @@ class Picker:
 
     def prepare(self, asking: Several[Sequence]) -> None:
         """Begin to work out the constraints' masks, beside the forward pass."""
-        matchers = [s.matcher for s in asking if s.matcher is not None]
-        self._filling = self._filler.submit(self._constraints.masks, matchers) if matchers else None
+        matchers = [s.matcher for s in asking]
+        constrained = any(matcher is not None for matcher in matchers)
+        fill = self._filler.submit
+        self._filling = fill(self._constraints.masks, matchers) if constrained else None
 
     def pick(self, asking: Several[Sequence], logits: Tensor) -> tuple[list[int], Alternatives]:
         """The next token of each line, and what else was likely: logits fp32 [lines, V]."""
         alternatives = self._alternatives(asking, logits)
         logits = self._penalize(asking, logits)
         if self._filling is not None:
-            rows = [row for row, s in enumerate(asking) if s.matcher is not None]
-            self._constraints.forbid(logits, rows, self._filling.result())
+            forbid(logits, self._filling.result())
         params = [s.request.sampling for s in asking]
         return sample(logits, params, [s.num_generated for s in asking]).tolist(), alternatives
 

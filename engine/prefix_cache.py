@@ -7,7 +7,6 @@ persona is computed once, and a conversation's next turn only computes what is n
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
 
 from torch import Tensor
@@ -22,7 +21,8 @@ class PrefixCache:
 
     def __init__(self, budget_bytes: int) -> None:
         self._budget_bytes = budget_bytes
-        self._kept: OrderedDict[tuple[str, tuple[int, ...]], Tensor] = OrderedDict()
+        # Oldest first. Not an OrderedDict, which hashes every key, token by token, as it is read.
+        self._kept: dict[tuple[str, tuple[int, ...]], Tensor] = {}
         self.size_bytes = 0
 
     def match(self, key: str, token_ids: Sequence[int]) -> tuple[Tensor | None, int]:
@@ -33,8 +33,8 @@ class PrefixCache:
                 best, length = place, shared
         if best is None:
             return None, 0
-        self._kept.move_to_end(best)
-        return self._kept[best], length
+        saved = self._kept[best] = self._kept.pop(best)  # the newest from now on
+        return saved, length
 
     def wants(self, key: str, token_ids: Sequence[int], size_bytes: int) -> bool:
         """Whether keeping this would add anything."""

@@ -6,7 +6,7 @@ inversion of the cumulative distribution, so batch, order and hardware threads d
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -43,31 +43,30 @@ def sample(logits: Tensor, params: Sequence[SamplingParams], indices: Sequence[i
     Returns:
         Token ids, int64 [B].
     """
-    tokens = logits.argmax(dim=1)
-    warm = [row for row, p in enumerate(params) if p.temperature > 0]
-    if not warm:
-        return tokens
-    device = logits.device
-    temperatures = torch.tensor([params[row].temperature for row in warm], device=device)
-    chosen = logits if len(warm) == len(params) else logits[warm]
-    scaled = chosen / temperatures[:, None]
-    drawn = torch.tensor(
-        [uniform(params[row].seed, indices[row]) for row in warm],
-        dtype=torch.float64,
-        device=device,
-    )
-    cut = [i for i, row in enumerate(warm) if params[row].top_k or params[row].top_p < 1]
-    picked = torch.empty(len(warm), dtype=torch.long, device=device)
-    free = [i for i in range(len(warm)) if i not in set(cut)]
-    if free:
-        mass = torch.softmax(scaled[free], dim=1).double().cumsum(dim=1)
-        picked[free] = _invert(mass, drawn[free])
-    if cut:
-        top_k = torch.tensor([params[warm[i]].top_k for i in cut], device=device)
-        top_p = torch.tensor([params[warm[i]].top_p for i in cut], device=device)
-        picked[cut] = _draw_cut(scaled[cut], top_k, top_p.double(), drawn[cut])
-    tokens[warm] = picked
+    groups: dict[Callable[..., Tensor], list[int]] = {}
+    for row, p in enumerate(params):
+        draw = _draw_cut if p.top_k or p.top_p < 1 else _draw_free
+        groups.setdefault(draw if p.temperature > 0 else _likeliest, []).append(row)
+    tokens = torch.empty(len(params), dtype=torch.long, device=logits.device)
+    for draw, rows in groups.items():
+        numbers = [uniform(params[row].seed, indices[row]) for row in rows]
+        drawn = torch.tensor(numbers, dtype=torch.float64, device=logits.device)
+        some = logits if len(rows) == len(params) else logits[rows]
+        tokens[rows] = draw(some, [params[row] for row in rows], drawn)
     return tokens
+
+
+def _likeliest(logits: Tensor, params: Sequence[SamplingParams], drawn: Tensor) -> Tensor:
+    return logits.argmax(dim=1)
+
+
+def _scaled(logits: Tensor, params: Sequence[SamplingParams]) -> Tensor:
+    return logits / torch.tensor([p.temperature for p in params], device=logits.device)[:, None]
+
+
+def _draw_free(logits: Tensor, params: Sequence[SamplingParams], drawn: Tensor) -> Tensor:
+    """Draw from the whole vocabulary."""
+    return _invert(torch.softmax(_scaled(logits, params), dim=1).double().cumsum(dim=1), drawn)
 
 
 def _invert(mass: Tensor, drawn: Tensor) -> Tensor:
@@ -76,8 +75,11 @@ def _invert(mass: Tensor, drawn: Tensor) -> Tensor:
     return torch.searchsorted(mass, target, right=True).squeeze(1).clamp_max(mass.shape[1] - 1)
 
 
-def _draw_cut(scaled: Tensor, top_k: Tensor, top_p: Tensor, drawn: Tensor) -> Tensor:
+def _draw_cut(logits: Tensor, params: Sequence[SamplingParams], drawn: Tensor) -> Tensor:
     """Draw from the top_k likeliest tokens, of those from the top_p nucleus."""
+    scaled, device = _scaled(logits, params), logits.device
+    top_k = torch.tensor([p.top_k for p in params], device=device)
+    top_p = torch.tensor([p.top_p for p in params], device=device).double()
     vocabulary = scaled.shape[1]
     count = min(vocabulary, max(CANDIDATES, int(top_k.max())))
     total = scaled.logsumexp(dim=1, keepdim=True)

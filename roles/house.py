@@ -114,7 +114,6 @@ class House:
         """Go on from what the store now holds; lines being spoken are stopped and forgotten."""
         self.epoch += 1
         await self._stop(lambda line: True)
-        self.play.close()
         self.play = Playthrough(self.world, self.store)
         self.transcript.forget_after(self.store.get("lines", 0))
 

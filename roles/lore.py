@@ -20,6 +20,7 @@ import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from books.retrieval import content_words
@@ -69,14 +70,7 @@ class Lore:
 
     def __init__(self, facts: Mapping[str, Fact]) -> None:
         self._facts = list(facts.values())
-        self._database = sqlite3.connect(":memory:")
-        self._database.execute(
-            "CREATE VIRTUAL TABLE words USING fts5(text, tokenize='porter unicode61')"
-        )
-        self._database.executemany(
-            "INSERT INTO words(rowid, text) VALUES (?, ?)",
-            [(i, f"{fact.id.replace('_', ' ')} {fact.text}") for i, fact in enumerate(self._facts)],
-        )
+        self._database = _index(tuple((fact.id, fact.text) for fact in self._facts))
 
     def known(self, scopes: Set[str], happened: Set[str]) -> list[Fact]:
         """Every fact that someone with these scopes may know now."""
@@ -115,9 +109,17 @@ class Lore:
             shared.update(dict.fromkeys(rows, 2 if tells else 1))
         return {row for row, weight in shared.items() if weight >= 2}
 
-    def close(self) -> None:
-        """Free the index."""
-        self._database.close()
+
+@lru_cache(maxsize=4)
+def _index(texts: tuple[tuple[str, str], ...]) -> sqlite3.Connection:
+    """The words of ids and texts; all games of a world share it, since they only read."""
+    database = sqlite3.connect(":memory:", check_same_thread=False)
+    database.execute("CREATE VIRTUAL TABLE words USING fts5(text, tokenize='porter unicode61')")
+    database.executemany(
+        "INSERT INTO words(rowid, text) VALUES (?, ?)",
+        [(row, f"{name.replace('_', ' ')} {text}") for row, (name, text) in enumerate(texts)],
+    )
+    return database
 
 
 def read_facts(path: Path, root: Path) -> list[Fact]:

@@ -118,7 +118,6 @@ class Manager:
     async def close(self) -> None:
         """Stop the engines, close the game; what was written stays."""
         await self.house.engines.close()
-        self.house.play.close()
         self.house.store.close()
 
     async def handle(self, peer: Peer, request: Request) -> AsyncIterator[Body]:

@@ -42,7 +42,6 @@ class Playthrough:
 
     def take_world(self, world: World) -> None:
         """Go on in a world whose files have changed: same conversations, new texts."""
-        self.close()
         self.world = self.director.world = world
         self._open()
 
@@ -180,10 +179,6 @@ class Playthrough:
                 self._remember(npc, said, "heard", importance / 2, people, line.id)
             if npc in self.cast:
                 self._remember(npc, answer, "heard", 0.2, people, line.id)
-
-    def close(self) -> None:
-        """Close what is open, all but the store."""
-        self.lore.close()
 
     def _remember(
         self, npc: str, text: str, kind: str, importance: float, people: list[str], line: str

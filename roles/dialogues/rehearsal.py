@@ -97,7 +97,6 @@ def new_house(world: World, engines: Engines) -> House:
 
 
 def _end(house: House) -> None:
-    house.play.close()
     house.store.close()
     if house.store.path is not None:
         shutil.rmtree(house.store.path.parent, ignore_errors=True)  # there may be no saves

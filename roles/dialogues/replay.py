@@ -104,7 +104,6 @@ async def replay(recording: Recording, host: Hosted) -> Replay:
         await house.reopen()
         return await _Player(recording, house).play()
     finally:
-        house.play.close()
         house.store.close()
         saves.cleanup()
 

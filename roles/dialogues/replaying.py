@@ -53,7 +53,6 @@ def write_script(file: Path, world: World, target: Path) -> None:
     try:
         text = script_of(recording, house, target.stem)
     finally:
-        house.play.close()
         house.store.close()
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(text, encoding="utf-8")

@@ -178,7 +178,6 @@ async def test_a_recording_becomes_a_script_that_passes_and_can_fail(
     house = new_house(host.world, host.manager.house.engines)
     file = tmp_path / "recorded.yaml"
     file.write_text(script_of(recording, house, "recorded"), encoding="utf-8")
-    house.play.close()
     house.store.close()
     verdict = await check(read_file(file), host.world, host.stages(), host.instruments)
     assert verdict.passed
