@@ -24,7 +24,8 @@ from npc_adapters.errors import UsageError
 Method = Literal["lora", "qlora", "dora", "ia3", "prompt", "prefix", "ptuning", "full"]
 METHODS: tuple[str, ...] = get_args(Method)
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
-ALL_LINEAR = (*ATTENTION, "gate_proj", "up_proj", "down_proj")
+MLP = ("gate_proj", "up_proj", "down_proj")
+ALL_LINEAR = (*ATTENTION, *MLP)
 SOFT = ("prompt", "prefix", "ptuning")  # vectors ahead of the words; weights stay as they are
 VIRTUAL_TOKENS = 16
 _DEFAULT_LR = {"lora": 1e-3, "qlora": 1e-3, "dora": 1e-3, "full": 2e-4}

@@ -95,7 +95,8 @@ async def _stages(
     if config.connect:
         yield connected(config.connection), read_instruments(world)
         return
-    async with hosted(world) as host:
+    # Most lines are the characters': their engine shares no interpreter's lock with the games.
+    async with hosted(world, own_process=["npc"]) as host:
         for engine in host.manager.house.engines:
             for name, why in engine.refused.items():
                 log.warning("the %s engine could not take %s: %s", engine.tier, name, why)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,6 +23,7 @@ from roles.world import DIRECTOR, World
 # An engine's thread gives the interpreter's lock away in each call of torch, and has to wait for so
 # long until the event loop hands it back; Python's own 5 ms cost a check a sixth of its time.
 _SWITCH_S = 0.001
+TIERS = ("director", "npc", "book")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,10 +42,11 @@ class Hosted:
 
 
 @asynccontextmanager
-async def hosted(
-    world: World, *, backend: Literal["inline", "subprocess"] = "inline"
-) -> AsyncIterator[Hosted]:
+async def hosted(world: World, *, own_process: Collection[str] = ()) -> AsyncIterator[Hosted]:
     """Load a world's models and wait until they are ready.
+
+    Args:
+        own_process: tiers whose engine runs in a process of its own; the others' run in this one.
 
     Raises:
         WorldError: a base is missing.
@@ -52,7 +54,7 @@ async def hosted(
     """
     if missing := [one for one in world.model_problems() if one.key.endswith(".base")]:
         raise WorldError(missing)
-    manager = Manager(with_backend(world, backend), Store())
+    manager = Manager(with_backends(world, own_process), Store())
     sys.setswitchinterval(_SWITCH_S)
     await manager.start()
     try:
@@ -72,12 +74,12 @@ async def hosted(
         await manager.close()
 
 
-def with_backend(world: World, backend: Literal["inline", "subprocess"]) -> World:
-    """The same world with all its engines in this process, or each in its own."""
+def with_backends(world: World, own_process: Collection[str] = ()) -> World:
+    """The same world with its engines in this process, but for those tiers that have their own."""
     tiers = world.spec.tiers
     changed = {
-        name: tier.model_copy(update={"backend": backend})
-        for name in ("director", "npc", "book")
+        name: tier.model_copy(update={"backend": "subprocess" if name in own_process else "inline"})
+        for name in TIERS
         if (tier := getattr(tiers, name)) is not None
     }
     spec = world.spec.model_copy(update={"tiers": tiers.model_copy(update=changed)})

@@ -27,7 +27,7 @@ from protocol import administration as admin
 from protocol.async_client import AsyncClient
 from protocol.server import Server, ServerConfig
 from roles.dialogues.checking import scripts_of
-from roles.dialogues.hosting import with_backend
+from roles.dialogues.hosting import TIERS, with_backends
 from roles.dialogues.instruments import read_instruments
 from roles.dialogues.rehearsal import Rehearsals
 from roles.dialogues.runner import check
@@ -321,7 +321,7 @@ async def test_the_starter_world_says_on_a_cluster_what_it_says_in_processes(
     cluster: Any, tmp_path: Path
 ) -> None:
     there = await starter_words(starter_on(cluster, tmp_path))
-    here = await starter_words(with_backend(World.load(), "subprocess"))
+    here = await starter_words(with_backends(World.load(), TIERS))
     assert len(here[0]) > 5
     assert there == here
     print(f"{len(here[0])} lines of the demo, {here[2]} of the scripts: {here[1]}")

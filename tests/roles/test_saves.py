@@ -19,7 +19,7 @@ import pytest
 from protocol import messages as wire
 from protocol import play
 from protocol.errors import Refusal
-from roles.dialogues.hosting import with_backend
+from roles.dialogues.hosting import with_backends
 from roles.errors import SaveError
 from roles.manager import Manager
 from roles.saves import Saves
@@ -41,7 +41,7 @@ QUESTIONS = (
 
 async def hosted(world: Path, state: Path) -> Manager:
     """A manager whose game is kept in a folder, its engines ready, all in this process."""
-    manager = Manager(with_backend(World.load(world), "inline"), Store(state / "game.sqlite"))
+    manager = Manager(with_backends(World.load(world)), Store(state / "game.sqlite"))
     manager.house.deadline_ms = 600_000  # no line may fall back on a busy machine
     await manager.start()
     await manager.wait_ready()
