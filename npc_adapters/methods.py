@@ -26,6 +26,7 @@ METHODS: tuple[str, ...] = get_args(Method)
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 MLP = ("gate_proj", "up_proj", "down_proj")
 ALL_LINEAR = (*ATTENTION, *MLP)
+LORA = ("lora", "qlora", "dora")
 SOFT = ("prompt", "prefix", "ptuning")  # vectors ahead of the words; weights stay as they are
 VIRTUAL_TOKENS = 16
 _DEFAULT_LR = {"lora": 1e-3, "qlora": 1e-3, "dora": 1e-3, "full": 2e-4}
@@ -52,7 +53,7 @@ def peft_config(
     """
     check_method(method)
     task = TaskType.CAUSAL_LM
-    if method in ("lora", "qlora", "dora"):
+    if method in LORA:
         return LoraConfig(
             task_type=task,
             r=rank,

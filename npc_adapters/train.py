@@ -25,7 +25,15 @@ from npc_adapters.card import AdapterCard, base_digest, write_card
 from npc_adapters.data import Row, data_digest, split_rows
 from npc_adapters.encoding import encode
 from npc_adapters.errors import TrainingError, UsageError
-from npc_adapters.methods import ATTENTION, Cost, check_method, default_lr, estimate, peft_config
+from npc_adapters.methods import (
+    ATTENTION,
+    LORA,
+    Cost,
+    check_method,
+    default_lr,
+    estimate,
+    peft_config,
+)
 from npc_adapters.precision import compute_dtype
 from npc_adapters.progress import draw_losses, quietly
 from npc_adapters.trainer import make_trainer
@@ -49,6 +57,8 @@ class TrainConfig:
         max_tokens: longer rows are left out.
         max_rows: use this many of the character's rows at most; 0 uses all.
         max_valid: judge on this many held-out rows at most, once per epoch; 0 uses all.
+        strength: share of a LoRA's learned change that is served; at less, less of the base is
+            forgotten (weight interpolation, Wortsman et al. 2022).
         checkpointing: recompute activations to save memory (Chen et al. 2016).
         nf4: train over a base rounded to 4 bit (QLoRA, Dettmers et al. 2023).
     """
@@ -68,6 +78,7 @@ class TrainConfig:
     max_tokens: int = 640
     max_rows: int = 0
     max_valid: int = 64
+    strength: float = 1.0
     checkpointing: bool = False
     seed: int = 1
 
@@ -94,6 +105,10 @@ def check_feasible(base: Path, config: TrainConfig) -> None:
         TrainingError: no 4-bit support, or too little memory.
     """
     check_method(config.method)
+    if config.strength != 1 and config.method not in LORA:
+        raise UsageError(
+            f"{config.method} has no strength, only {', '.join(LORA)} have; leave --strength out"
+        )
     if not (base / "config.json").is_file():
         raise TrainingError(f"there is no base model in {base}; train or download one first")
     if config.nf4:
@@ -197,6 +212,8 @@ def train_adapter(
     }
     partial = out.with_name(out.name + ".partial")
     save_adapter(trainer.model, base, partial, report)
+    if config.strength != 1:
+        _weaken(partial, config.strength)
     if parent is not None and lies_on_lora(config.method, parent):
         lay_on_lora(partial, parent)
     metrics = {"valid_loss": report["valid_loss"]}
@@ -239,8 +256,8 @@ def _card(
         base=base.name,
         base_digest=base_digest(base),
         method=config.method,
-        rank=config.rank if config.method in ("lora", "qlora", "dora") else 0,
-        alpha=config.alpha,
+        rank=config.rank if config.method in LORA else 0,
+        alpha=config.alpha * config.strength,
         targets=tuple(config.targets),
         data_digest=data_digest(rows),
         num_rows=len(rows),
@@ -337,6 +354,14 @@ def save_adapter(model: Any, base: Path, folder: Path, report: dict[str, Any]) -
     except OSError as error:
         shutil.rmtree(folder, ignore_errors=True)
         raise TrainingError(f"{folder} could not be saved: {error}") from error
+
+
+def _weaken(folder: Path, strength: float) -> None:
+    """Serve less of what a LoRA adapter learned: its scale is alpha / rank."""
+    path = folder / "adapter_config.json"
+    described = json.loads(path.read_text(encoding="utf-8"))
+    described["lora_alpha"] *= strength
+    path.write_text(json.dumps(described, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _round_weights(folder: Path) -> None:

@@ -44,7 +44,13 @@ DIRECTOR_LAYERS = 10
 # Attention, which finds the noted fact and copies it, stays the base's: an adapter on it speaks in
 # its character's voice and gets the facts wrong.
 NPC_ADAPTER = TrainConfig(
-    targets=MLP, epochs=1, max_rows=1000, batch_size=4, lr=1.2e-3, dropout=0.0, replay=0.3
+    targets=MLP,
+    epochs=1,
+    max_rows=1000,
+    batch_size=4,
+    lr=1.2e-3,
+    dropout=0.0,
+    replay=0.3,
 )
 DIRECTOR_ADAPTER = TrainConfig(
     method="qlora",

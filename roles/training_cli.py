@@ -44,6 +44,9 @@ def train_npc(
     accumulate: int = 1,
     max_rows: Annotated[int, typer.Option(help="own rows used at most; 0: all")] = 0,
     replay: Annotated[float, typer.Option(help="general rows mixed in, as a share")] = 0.1,
+    strength: Annotated[
+        float, typer.Option(help="share of what a LoRA learned that is served: less forgets less")
+    ] = 1.0,
     checkpointing: Annotated[bool, typer.Option(help="save memory, spend time")] = False,
     seed: int = 1,
     resume: Annotated[bool, typer.Option(help="go on from a killed run")] = False,
@@ -79,6 +82,7 @@ def train_npc(
         accumulate=accumulate,
         max_rows=max_rows,
         replay=replay,
+        strength=strength,
         checkpointing=checkpointing,
         seed=seed,
     )

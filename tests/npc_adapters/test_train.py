@@ -63,6 +63,25 @@ def test_an_adapter_is_trained_with_card_report_and_plot(
     assert [path.name for path in tmp_path.iterdir()] == ["pim"]
 
 
+def test_less_strength_serves_a_part_of_the_same_change(
+    tmp_path: Path, base: Path, rows: list[Row]
+) -> None:
+    changes = []
+    for strength in (1.0, 0.5):
+        out = tmp_path / str(strength)
+        settings = config(epochs=1, lr=1e-2, strength=strength)
+        outcome = train_adapter(
+            name="pim", base=base, rows=rows, out=out, config=settings, show=False
+        )
+        factors = read_adapter(out).factors
+        changes.append({path: b @ a for path, (a, b) in factors.items()})
+        assert outcome.card.alpha == settings.alpha * strength
+    whole, half = changes
+    assert any(change.abs().max() > 0 for change in whole.values())
+    for path, change in whole.items():
+        torch.testing.assert_close(half[path], change / 2)
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_trains_and_saves(
     tmp_path: Path, base: Path, rows: list[Row], method: str
@@ -118,6 +137,8 @@ def test_what_cannot_run_is_said_before_it_starts(
 ) -> None:
     with pytest.raises(UsageError, match="no method 'magic'"):
         check_feasible(base, config(method="magic"))
+    with pytest.raises(UsageError, match="prompt has no strength, only lora, qlora, dora have"):
+        check_feasible(base, config(method="prompt", strength=0.5))
     with pytest.raises(TrainingError, match="no base model"):
         check_feasible(tmp_path, config())
     monkeypatch.setattr(train, "_free_memory", lambda: 1000)
