@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 import torch
@@ -9,6 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from engine.config import Quantization
+
+# Where a processor multiplies bf16, it asks for a package whose kernels lie on a hub.
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 Linear = Callable[[Tensor], Tensor]
 """y = x W^T + b for the tokens of a step: [N, in] -> [N, out], in the model's dtype."""

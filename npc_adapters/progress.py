@@ -17,17 +17,19 @@ from transformers import TrainerCallback
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """Without the advice that TRL, PEFT and transformers give one another.
+    """Without the advice that TRL, PEFT, transformers and bitsandbytes give one another.
 
     They deprecate each other's settings and speak of accelerators; nothing a user could act on.
     """
-    loud = logging.getLogger("transformers")
-    level = loud.level
-    loud.setLevel(logging.ERROR)
+    loud = [logging.getLogger(name) for name in ("transformers", "bitsandbytes")]
+    levels = [logger.level for logger in loud]
+    for logger in loud:
+        logger.setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
-    loud.setLevel(level)
+    for logger, level in zip(loud, levels, strict=True):
+        logger.setLevel(level)
 
 
 class Speed(TrainerCallback):  # type: ignore[misc]  # untyped base
