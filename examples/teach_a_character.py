@@ -50,6 +50,8 @@ QUESTIONS = (
     "Where can I rest?",
 )
 PROBES = ("Are you busy?", "What is behind that door?", "Tell me about yourself.", "Good night.")
+# Served a little weaker than learned: sixty lines at full strength make a small base forget.
+LEARNING = ("--lr", "1e-3", "--epochs", "3", "--batch-size", "4", "--strength", "0.8")
 CORPUS_SCALE = 0.05  # the gate needs a few held-out rows only
 PATIENCE_MS = 600_000
 RETRIES = 20
@@ -147,7 +149,7 @@ async def tell(stage: Stage, story: Story, lines: int) -> None:
         await rewrite_lines(stage, lines)
     learned = ["--from-feedback", str(stage.state / "feedback.jsonl"), "--way", "sft"]
     with story.timed("train on the rewrites"):
-        failed = await stage.train(*learned, "--lr", "1e-3", "--epochs", "3", "--batch-size", "4")
+        failed = await stage.train(*learned, *LEARNING)
     story.expect(not failed, f"the rewrites train an adapter {failed}")
     story.expect(await stage.probe() == before, "a candidate changes nothing")
     with story.timed("gate and promote"):
