@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, ValidationError
+from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 from protocol.errors import NoServerError
 from protocol.messages import SPEC_VERSION, Body
@@ -42,6 +42,14 @@ class Connection(Address):
     others: list[Address] = Field(default_factory=list)
     server_key: str | None = None
     client_key: KeyPair | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_empty_list(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """No empty `others`: clients of version 1.0 may read a file of plain fields only."""
+        document: dict[str, Any] = write(self)
+        if not self.others:
+            document.pop("others", None)
+        return document
 
 
 def default_path() -> Path:

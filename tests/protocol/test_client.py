@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 import threading
 import time
@@ -159,6 +160,12 @@ def listed(*hosts: Hosted, first: str = "") -> Connection:
     if first:
         return Connection(work=first, control=first, telemetry=first, others=[own, *others])
     return own.model_copy(update={"others": others})
+
+
+def test_a_connection_file_lists_other_servers_only_where_there_are_some(hosted: Hosted) -> None:
+    assert "others" not in json.loads(hosted.path.read_text())
+    both = Connection.model_validate_json(listed(hosted, hosted).model_dump_json())
+    assert [other.work for other in both.others] == [hosted.server.connection.work]
 
 
 def test_the_next_address_is_tried_where_nobody_answers(hosted: Hosted) -> None:

@@ -112,7 +112,7 @@ inline double now_s() {
     return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
-/// Enough of a JSON reader for a connection file: strings, numbers, null, flat or nested objects.
+/// Enough of a JSON reader for a connection file: strings, numbers, null, arrays, flat or nested objects.
 class Json {
 public:
     explicit Json(std::string text) : text_(std::move(text)) {}
@@ -121,6 +121,7 @@ public:
         if (at_ >= text_.size()) throw std::runtime_error("it ends too early");
         switch (text_[at_]) {
         case '{': return object();
+        case '[': return array();
         case '"': return string();
         case 'n': at_ += 4; return nullptr;
         case 't': at_ += 4; return true;
@@ -146,6 +147,16 @@ private:
         }
         expect('}');
         return map;
+    }
+    Value array() {
+        Array items;
+        expect('[');
+        for (skip(); at_ < text_.size() && text_[at_] != ']'; skip()) {
+            if (!items.empty()) expect(',');
+            items.push_back(read());
+        }
+        expect(']');
+        return items;
     }
     std::string string() {
         std::string out;
