@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import gc
-import sys
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from roles.dialogues.errors import DialogueError
 from roles.dialogues.expectations import Instruments
 from roles.dialogues.instruments import read_instruments
 from roles.dialogues.rehearsal import Rehearsals
 from roles.dialogues.stage import OpenStage, in_process
+from roles.engines import TIERS
 from roles.errors import WorldError
 from roles.manager import Manager
 from roles.store import Store
 from roles.world import DIRECTOR, World
-
-# An engine's thread gives the interpreter's lock away in each call of torch, and has to wait for so
-# long until the event loop hands it back; Python's own 5 ms cost a check a sixth of its time.
-_SWITCH_S = 0.001
-TIERS = ("director", "npc", "book")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +49,6 @@ async def hosted(world: World, *, own_process: Collection[str] = ()) -> AsyncIte
     if missing := [one for one in world.model_problems() if one.key.endswith(".base")]:
         raise WorldError(missing)
     manager = Manager(with_backends(world, own_process), Store())
-    sys.setswitchinterval(_SWITCH_S)
     await manager.start()
     try:
         await manager.wait_ready()
@@ -63,8 +56,6 @@ async def hosted(world: World, *, own_process: Collection[str] = ()) -> AsyncIte
             if engine.error:
                 raise DialogueError(f"the {engine.tier} engine could not start: {engine.error}")
         host = Hosted(world=world, manager=manager, instruments=read_instruments(world))
-        gc.collect()
-        gc.freeze()  # as `biblioteca serve` does
         try:
             yield host
         finally:
@@ -77,7 +68,7 @@ async def hosted(world: World, *, own_process: Collection[str] = ()) -> AsyncIte
 def with_backends(world: World, own_process: Collection[str] = ()) -> World:
     """The same world with its engines in this process, but for those tiers that have their own."""
     tiers = world.spec.tiers
-    changed = {
+    changed: dict[str, Any] = {
         name: tier.model_copy(update={"backend": "subprocess" if name in own_process else "inline"})
         for name in TIERS
         if (tier := getattr(tiers, name)) is not None

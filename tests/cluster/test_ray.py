@@ -27,11 +27,12 @@ from protocol import administration as admin
 from protocol.async_client import AsyncClient
 from protocol.server import Server, ServerConfig
 from roles.dialogues.checking import scripts_of
-from roles.dialogues.hosting import TIERS, with_backends
+from roles.dialogues.hosting import with_backends
 from roles.dialogues.instruments import read_instruments
 from roles.dialogues.rehearsal import Rehearsals
 from roles.dialogues.runner import check
 from roles.dialogues.stage import in_process
+from roles.engines import TIERS
 from roles.manager import Manager
 from roles.play import Player
 from roles.screen import Screen
