@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,10 +46,16 @@ def start(config: ConsoleConfig) -> None:
     """Run the console until it is closed.
 
     Raises:
-        ConsoleError: the options don't go together, or one of their files can't be used.
+        ConsoleError: the options don't go together, one of their files can't be used, or there
+            is no terminal.
     """
     if sum((config.replay is not None, config.demo is not None, config.connect is not None)) > 1:
         raise ConsoleError("--connect, --demo and --replay exclude each other; choose one")
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise ConsoleError(
+            "the console needs a terminal for its input and output; "
+            "`biblioteca --help` lists its actions as plain commands"
+        )
     with ExitStack() as stack:
         link = _link(config, stack)
         recorder = None
