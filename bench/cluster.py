@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import json
 import logging
 import os
@@ -43,7 +44,8 @@ from engine.requests import (  # noqa: E402
     Segment,
 )
 
-MODELS = ROOT / "roles" / "worlds" / "biblioteca_eterna" / "models"
+STARTER = ROOT / "roles" / "worlds" / "biblioteca_eterna" / "models"
+MODELS = {"base": STARTER / "npc-base", "adapters": STARTER / "adapters"}  # `--models` sets them
 _TOKENS = 40
 
 
@@ -55,8 +57,14 @@ def main() -> None:
     parser.add_argument("--at-once", type=int, default=16, help="lines spoken at once, per replica")
     parser.add_argument("--singles", type=int, default=30, help="lines alone, for the first token")
     parser.add_argument("--paths", nargs="+", default=[], help="only these, by their names")
+    parser.add_argument("--rounds", type=int, default=3, help="of all paths, one after another")
     parser.add_argument("--replicas", type=int, nargs="+", default=[1, 2, 4])
+    parser.add_argument(
+        "--models", type=Path, help="a folder with base/ and adapters, as thousand.py --work keeps"
+    )
     arguments = parser.parse_args()
+    if arguments.models:
+        MODELS.update(base=arguments.models / "base", adapters=arguments.models)
     logging.disable(logging.WARNING)
     with tempfile.TemporaryDirectory() as store:
         report = asyncio.run(
@@ -77,43 +85,73 @@ class Rows(list[dict[str, Any]]):
 
 
 async def paths(arguments: argparse.Namespace, store: str) -> dict[str, Any]:
-    """One replica, reached in several ways."""
+    """One replica, reached in several ways, one after another in each round."""
     start_ray(2)
     made: dict[str, Callable[[], Any]] = {
         "subprocess": lambda: SubprocessBackend(config()),
         "ray": lambda: ray_backend(store, 1),
         "ray, one call per request": ActorPerRequest,
         "ray serve": ServePerRequest,
-        "subprocess again": lambda: SubprocessBackend(config()),
-        "ray again": lambda: ray_backend(store, 1),
     }
+    names = arguments.paths or list(made)
     rows = Rows()
-    for name, make in made.items():
-        if arguments.paths and name not in arguments.paths:
-            continue
+    for number, name in itertools.product(range(arguments.rounds), names):
         try:
-            backend = make()
+            backend = made[name]()
         except ImportError as error:
             rows.append({"path": name, "left_out": str(error)})
             continue
         await prepare(backend)
         alone = await singles(backend, arguments.singles)
-        rows.append({"path": name, **alone, **await crowd(backend, arguments, 1)})
+        speed = await crowd(backend, arguments, 1)
+        rows.append({"round": number, "path": name, **alone, **speed})
         await backend.close()
-    return {"rows": rows}
+    return {"rows": rows, "against_subprocess": {name: against(rows, name) for name in names}}
+
+
+def against(rows: Rows, name: str) -> dict[str, float]:
+    """Medians over the rounds of what a path adds to `subprocess` in the same round."""
+    found = {
+        path: [row for row in rows if row["path"] == path and "left_out" not in row]
+        for path in ("subprocess", name)
+    }
+    pairs = list(zip(found["subprocess"], found[name], strict=False))
+    if not pairs:
+        return {}
+    more = [own["first_token_p50_ms"] - other["first_token_p50_ms"] for other, own in pairs]
+    share = [own["tokens_per_s"] / other["tokens_per_s"] for other, own in pairs]
+    told = {
+        "first_token_p50_ms_more": round(statistics.median(more), 2),
+        "throughput_share": round(statistics.median(share), 3),
+        "throughput_share_least": round(min(share), 3),
+    }
+    print(name, told, flush=True)
+    return told
 
 
 async def scaling(arguments: argparse.Namespace, store: str) -> dict[str, Any]:
-    """More replicas, each on a core of its own as far as there are any."""
+    """More replicas, each on a core of its own as far as there are any.
+
+    As many engines beside each other without Ray show what the machine itself allows: memory
+    and cores are shared, also with this process.
+    """
     start_ray(max(arguments.replicas))
     rows = Rows()
-    for num in arguments.replicas:
-        backend = ray_backend(store, num)
-        await prepare(backend)
-        row = {"replicas": num, **await crowd(backend, arguments, num)}
-        first = rows[0]["tokens_per_s"] / rows[0]["replicas"] if rows else row["tokens_per_s"] / num
-        rows.append({**row, "of_linear": round(row["tokens_per_s"] / num / first, 3)})
-        await backend.close()
+    made: dict[str, Callable[[int], Any]] = {
+        "ray": lambda num: ray_backend(store, num),
+        "processes": Beside,
+    }
+    for number, path in itertools.product(range(arguments.rounds), made):
+        alone = 0.0
+        for num in arguments.replicas:
+            backend = made[path](num)
+            await prepare(backend)
+            speed = (await crowd(backend, arguments, num))["tokens_per_s"]
+            alone = alone or speed / num
+            of_linear = round(speed / num / alone, 3)
+            told = {"replicas": num, "tokens_per_s": speed, "of_linear": of_linear}
+            rows.append({"round": number, "path": path, **told})
+            await backend.close()
     return {"cores": os.cpu_count(), "rows": rows}
 
 
@@ -137,7 +175,7 @@ async def routing(arguments: argparse.Namespace, store: str) -> dict[str, Any]:
 
 def start_ray(cpus: int) -> None:
     """A cluster of one node, for this process alone."""
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_worker_niceness="0")  # cluster/trial.py
     os.environ.setdefault("RAY_agent_register_timeout_ms", "300000")
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     import ray
@@ -152,9 +190,9 @@ def start_ray(cpus: int) -> None:
 
 
 def config(**settings: Any) -> EngineConfig:
-    """The starter world's characters on one thread."""
+    """The characters on one thread."""
     told = {"adapter_slots": 8, "context_tokens": 640, "cache_bytes": 64 << 20, **settings}
-    return EngineConfig(base=str(MODELS / "npc-base"), quantization="int8", threads=1, **told)
+    return EngineConfig(base=str(MODELS["base"]), quantization="int8", threads=1, **told)
 
 
 def ray_backend(store: str, num: int, route: Route = choose, **settings: Any) -> RayBackend:
@@ -171,7 +209,7 @@ async def prepare(backend: Any) -> None:
     links = getattr(backend, "replicas", [])
     await asyncio.gather(*(link.wait_ready() for link in links))
     for name in names():
-        await backend.load_adapter(name, MODELS / "adapters" / name)
+        await backend.load_adapter(name, MODELS["adapters"] / name)
     rounds = [line(f"warm {n}", names()[n % len(names())], "Hello?") for n in range(8)]
     for _ in range(max(len(links), 1)):
         await asyncio.gather(*(listen(backend, each) for each in rounds))
@@ -179,8 +217,8 @@ async def prepare(backend: Any) -> None:
 
 def names() -> list[str]:
     """The characters that have an adapter."""
-    found = sorted(path.parent.name for path in MODELS.glob("adapters/*/adapter_config.json"))
-    return [name for name in found if name != "director"]
+    found = sorted(path.parent.name for path in MODELS["adapters"].glob("*/adapter_config.json"))
+    return [name for name in found if name != "director"][:8]
 
 
 def line(request_id: str, adapter: str, *said: str) -> GenerationRequest:
@@ -265,6 +303,38 @@ def at_random(seats: Sequence[Seat], request: GenerationRequest) -> Seat | None:
     """Any open seat with room."""
     free = [seat for seat in seats if seat.open and seat.live < seat.limit]
     return random.choice(free) if free else None
+
+
+class Beside:
+    """Engines in processes of their own, a request to the one with the fewest; no Ray."""
+
+    def __init__(self, num: int) -> None:
+        self._engines = [SubprocessBackend(config()) for _ in range(num)]
+        self._live = [0] * num
+
+    async def start(self) -> None:
+        """Start them all."""
+        await asyncio.gather(*(engine.start() for engine in self._engines))
+
+    async def wait_ready(self) -> None:
+        """Until all are."""
+        await asyncio.gather(*(engine.wait_ready() for engine in self._engines))
+
+    async def load_adapter(self, name: str, path: Path) -> None:
+        """Load it everywhere."""
+        await asyncio.gather(*(engine.load_adapter(name, path) for engine in self._engines))
+
+    async def submit(self, request: GenerationRequest) -> AsyncIterator[Any]:
+        """On the one with the fewest requests."""
+        least = self._live.index(min(self._live))
+        self._live[least] += 1
+        async for event in self._engines[least].submit(request):
+            yield event
+        self._live[least] -= 1
+
+    async def close(self) -> None:
+        """End them all."""
+        await asyncio.gather(*(engine.close() for engine in self._engines))
 
 
 class Speaker:

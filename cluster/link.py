@@ -13,7 +13,7 @@ import os
 import socket
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from engine.config import EngineConfig
 from engine.errors import BackendError, EngineError
 from engine.requests import AdapterInfo
 from engine.service import Command, Report
-from engine.wire import HEADER, pack, unpack
+from engine.wire import Cutter, pack, unpack
 
 log = logging.getLogger("biblioteca.cluster")
 NAMESPACE = "biblioteca"
@@ -203,8 +203,10 @@ class ReplicaLink(ServedBackend):
         try:
             self._actor = self._make_actor()
             await self._open()
+            cutter = Cutter()
             async for ref in self._actor.reports.remote():
-                self._take(await ref)
+                for content in cutter.feed(await ref):
+                    self._take(Report(*unpack(content)))
         except _lost_errors() as error:
             why = _told(error)
         finally:
@@ -216,13 +218,12 @@ class ReplicaLink(ServedBackend):
             self._fall("restarting", f"{self.seat.name} was lost: {why}")
         return self._was_ready
 
-    def _take(self, frames: bytes) -> None:
+    def _take(self, report: Report) -> None:
         """What a replica tells; a core that falls after it was ready may do better next time."""
-        for report in split(frames):
-            if report.kind == "fatal" and self._was_ready:
-                raise BackendError(f"the engine failed: {report.value[1]}")
-            self._was_ready = self._was_ready or report.kind == "ready"
-            self._receive(report)
+        if report.kind == "fatal" and self._was_ready:
+            raise BackendError(f"the engine failed: {report.value[1]}")
+        self._was_ready = self._was_ready or report.kind == "ready"
+        self._receive(report)
 
     async def _watch(self) -> None:
         """Kill an actor whose engine hangs; its reports end with that."""
@@ -290,13 +291,3 @@ def _lost_errors() -> tuple[type[Exception], ...]:
 
 def _told(error: Exception) -> str:
     return f"{type(error).__name__}: {error}".splitlines()[0]
-
-
-def split(frames: bytes) -> Iterator[Report]:
-    """The reports in one message of a replica."""
-    start = 0
-    while start < len(frames):
-        begin = start + HEADER.size
-        (size,) = HEADER.unpack_from(frames, start)
-        start = begin + size
-        yield Report(*unpack(frames[begin:start]))

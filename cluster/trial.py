@@ -20,8 +20,13 @@ from cluster.link import LOOPBACK_ONLY, NAMESPACE, connect
 from engine.errors import BackendError
 
 _TO_END_S = 30.0
-# On a busy machine Ray's own processes start slowly; by default it gives up after seconds.
-_PATIENCE = {"RAY_agent_register_timeout_ms": "300000", "RAY_raylet_start_wait_time_s": "300"}
+_SETTINGS = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # On a busy machine Ray's own processes start slowly; by default it gives up after seconds.
+    "RAY_agent_register_timeout_ms": "300000",
+    "RAY_raylet_start_wait_time_s": "300",
+    "RAY_worker_niceness": "0",  # Ray's 15 is for batch work: engines would wait for anything else
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,7 +76,7 @@ def up(nodes: int, cpus: int) -> Trial:
             stderr=errors,
             text=True,
             start_new_session=True,  # it stays when this terminal closes
-            env=os.environ | LOOPBACK_ONLY | {"RAY_USAGE_STATS_ENABLED": "0"} | _PATIENCE,
+            env={**os.environ, **LOOPBACK_ONLY, **_SETTINGS},
         )
     assert process.stdout is not None
     address = process.stdout.readline().strip()

@@ -25,12 +25,13 @@ from engine.requests import (
     Usage,
 )
 from engine.service import Command, Operation, Report, Service, revive
-from engine.wire import HEADER, pack, unpack
+from engine.wire import Cutter, pack, unpack
 
 log = logging.getLogger("biblioteca.engine")
 State = Literal["starting", "ready", "restarting", "failed", "closed"]
 _WATCH_S = 2.0  # how often a worker that has work is asked for a sign of life
 _LONG_LIFE_S = 60.0  # a worker that dies sooner keeps the next one waiting
+_CHUNK_BYTES = 1 << 18
 ENGINE = "engine.engine:build_engine"
 
 
@@ -226,7 +227,7 @@ class InlineBackend(ServedBackend):
     async def start(self) -> None:
         """Start the thread."""
         inbox: Inbox[Report] = Inbox(self._receive)
-        self._service = Service(self._factory, self._config, inbox.put)
+        self._service = Service(self._factory, self._config, inbox.put_all)
         self._service.start()
 
     def _send(self, command: Command) -> None:
@@ -328,7 +329,7 @@ class SubprocessBackend(ServedBackend):
         process.stdin.write(pack((self._factory, self._config)))
         self._was_ready, self._last_words = False, ""
         beside = [asyncio.create_task(self._watch(process)), asyncio.create_task(_log(process))]
-        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+        with contextlib.suppress(ConnectionError):
             await self._read(process, beside)
         code = await process.wait()
         await asyncio.wait(beside[1:2], timeout=1.0)  # its last lines
@@ -346,17 +347,16 @@ class SubprocessBackend(ServedBackend):
     ) -> None:
         """Take a worker's reports until it ends."""
         assert process.stdout is not None
-        while True:
-            header = await process.stdout.readexactly(HEADER.size)
-            content = await process.stdout.readexactly(HEADER.unpack(header)[0])
-            report = Report(*unpack(content))
-            if report.kind == "ready":
-                self._was_ready = True
-                beside.append(asyncio.create_task(self._restore_adapters(report)))
-            elif report.kind == "fatal" and self._was_ready:
-                self._last_words = f"the engine failed: {report.value[1]}"  # the next one may not
-            else:
-                self._receive(report)
+        cutter = Cutter()
+        while chunk := await process.stdout.read(_CHUNK_BYTES):
+            for report in (Report(*unpack(content)) for content in cutter.feed(chunk)):
+                if report.kind == "ready":
+                    self._was_ready = True
+                    beside.append(asyncio.create_task(self._restore_adapters(report)))
+                elif report.kind == "fatal" and self._was_ready:  # the next one may not
+                    self._last_words = f"the engine failed: {report.value[1]}"
+                else:
+                    self._receive(report)
 
     async def _watch(self, process: asyncio.subprocess.Process) -> None:
         """Kill a worker that hangs."""

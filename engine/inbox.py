@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
@@ -29,9 +29,13 @@ class Inbox(Generic[Item]):
 
     def put(self, item: Item) -> None:
         """Hand an item over, from any thread; once the loop has ended nobody takes it."""
+        self.put_all([item])
+
+    def put_all(self, items: Sequence[Item]) -> None:
+        """Likewise several, in this order."""
         with self._lock:
             awake = bool(self._items)
-            self._items.append(item)
+            self._items.extend(items)
         if not awake:
             with contextlib.suppress(RuntimeError):
                 self._loop.call_soon_threadsafe(self._empty)

@@ -99,9 +99,15 @@ def revive(kind: str, sentence: str) -> errors.EngineError:
 
 
 class Service:
-    """A thread that builds a core and runs it until closed."""
+    """A thread that builds a core and runs it until closed.
 
-    def __init__(self, factory: str, config: EngineConfig, emit: Callable[[Report], None]) -> None:
+    Args:
+        emit: takes the reports of a step together, from this thread or the reader's.
+    """
+
+    def __init__(
+        self, factory: str, config: EngineConfig, emit: Callable[[Sequence[Report]], None]
+    ) -> None:
         self._factory, self._config, self._emit = factory, config, emit
         self._commands: queue.SimpleQueue[Command | Callable[[], None]] = queue.SimpleQueue()
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="adapter-reader")
@@ -125,17 +131,16 @@ class Service:
             with _IMPORTING:
                 core = build_core(self._factory, self._config)
         except Exception as error:  # reported whole: nothing else could tell why
-            self._emit(Report("fatal", 0, failure(error)))
+            self._emit([Report("fatal", 0, failure(error))])
             return
-        self._emit(Report("ready", 0, None))
+        self._emit([Report("ready", 0, None)])
         try:
             while not self._closing:
                 self._take_commands(core)
-                if not self._closing and core.has_work():
-                    for event in core.step():
-                        self._emit(Report("event", 0, event))
+                if not self._closing and core.has_work() and (events := core.step()):
+                    self._emit([Report("event", 0, event) for event in events])
         except Exception as error:  # a step that fails leaves no trustworthy state behind
-            self._emit(Report("fatal", 0, failure(error)))
+            self._emit([Report("fatal", 0, failure(error))])
         finally:
             self._reader.shutdown(wait=True, cancel_futures=True)
 
@@ -163,7 +168,7 @@ class Service:
             self._refuse(command, error)
             return
         if command.call:
-            self._emit(Report("reply", command.call, value))
+            self._emit([Report("reply", command.call, value)])
 
     def _do(self, core: Core, command: Command) -> Any:
         arguments = command.arguments
@@ -201,7 +206,7 @@ class Service:
             except errors.EngineError as error:
                 self._refuse(command, error)
                 return
-            self._emit(Report("reply", command.call, info))
+            self._emit([Report("reply", command.call, info)])
 
         self._reader.submit(read)
 
@@ -210,6 +215,6 @@ class Service:
         if command.operation == "submit":
             request_id = command.arguments[0].request_id
             event = Finished(request_id=request_id, reason="error", usage=Usage(), error=sentence)
-            self._emit(Report("event", 0, event))
+            self._emit([Report("event", 0, event)])
         else:
-            self._emit(Report("failed", command.call, (kind, sentence)))
+            self._emit([Report("failed", command.call, (kind, sentence))])

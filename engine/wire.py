@@ -44,6 +44,25 @@ def unpack(content: bytes) -> list[Any]:
     return [_revived(value) for value in msgpack.unpackb(content)]
 
 
+class Cutter:
+    """Cuts a stream of bytes into the contents of its frames."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def feed(self, chunk: bytes) -> list[bytes]:
+        """Contents of the frames that end in this piece; what is left waits for the next."""
+        stream, start, contents = self._rest + chunk, 0, []
+        while (begin := start + HEADER.size) <= len(stream):
+            end = begin + HEADER.unpack_from(stream, start)[0]
+            if end > len(stream):
+                break
+            contents.append(stream[begin:end])
+            start = end
+        self._rest = stream[start:]
+        return contents
+
+
 def _plain(value: Any) -> Any:
     name = type(value).__name__
     if name in _ADAPTERS:

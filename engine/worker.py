@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Sequence
 from typing import BinaryIO
 
 from engine.service import Command, Report, Service
@@ -34,7 +35,7 @@ def main() -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     commands = sys.stdin.buffer
-    reports = os.fdopen(os.dup(sys.stdout.fileno()), "wb", buffering=0)
+    output = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # a library's print must not join the frames
     setup = read_frame(commands)
     if setup is None:
@@ -42,10 +43,11 @@ def main() -> None:
     factory, config = unpack(setup)
     lock = threading.Lock()
 
-    def emit(report: Report) -> None:
+    def emit(told: Sequence[Report]) -> None:
         with lock:
-            reports.write(pack(report))
-        if report.kind == "fatal":
+            output.write(b"".join(map(pack, told)))  # a step's words wake the reader once
+            output.flush()
+        if told[-1].kind == "fatal":
             os._exit(1)  # the reading thread below would keep a useless process alive
 
     service = Service(factory, config, emit)
