@@ -100,7 +100,8 @@ class Replica:
         while chunk := await self._engine.stdout.read(_CHUNK_BYTES):
             self._outbox.append(chunk)
             self._arrived.set()
-            if any([self._is_urgent(content) for content in cutter.feed(chunk)]):
+            urgent = [self._is_urgent(content) for content in cutter.feed(chunk)]  # keeps count
+            if any(urgent):
                 self._urgent.set()
         self._arrived.set()
         self._urgent.set()
