@@ -25,6 +25,7 @@ from typing import Any
 import torch
 from transformers import LlamaForCausalLM
 
+from books.int8 import quantize_student
 from books.prompt import Evidence, book_messages
 from books.shelf import Shelf, build_shelf
 from books.students import load_student, save_student, student_config
@@ -42,7 +43,7 @@ PASSAGES = (
 
 
 def make_students(folder: Path, count: int, tokenizer: Path, params: int) -> list[Path]:
-    """Random students of one shape, each of its own weights, bf16 on disk."""
+    """Random students of one shape, each of its own weights, int8 on disk."""
     config = student_config(params, 2048, 512, 1)
     torch.manual_seed(0)
     model = LlamaForCausalLM(config)
@@ -51,6 +52,7 @@ def make_students(folder: Path, count: int, tokenizer: Path, params: int) -> lis
         with torch.no_grad():
             model.model.norm.weight.copy_(torch.rand(config.hidden_size) + 0.5)
         save_student(model, folder / f"book{number}", f"book{number}", str(number), tokenizer)
+        quantize_student(folder / f"book{number}")
         paths.append(folder / f"book{number}")
     return paths
 
@@ -181,7 +183,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=24, help="tokens of a reply")
     parser.add_argument("--prefill", type=int, default=2048, help="prompt tokens of one step")
     parser.add_argument("--asked", type=int, default=1500, help="questions of the second part")
-    parser.add_argument("--quantization", default="none", help="none (fp32) or bf16")
+    parser.add_argument("--quantization", default="auto", help="auto (int8), none (fp32) or bf16")
     parser.add_argument("--tokenizer", type=Path, default=WORLD / "models" / "npc-base")
     options = parser.parse_args()
     result: dict[str, Any] = {"threads": options.threads, "slots": options.slots}

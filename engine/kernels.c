@@ -377,3 +377,14 @@ void run_step(const Model *m, const Step *s) {
         free(scores);
     }
 }
+
+/* Steps of several models, each over a part of the tokens; a thread takes whole models, whose
+   weights then fill its own cache. Too few of them for that share their products instead. */
+void run_steps(const Model *models, const int64_t *which, const Step *s, int64_t count, int64_t threads) {
+    if (count < threads) {
+        for (int64_t i = 0; i < count; i++) run_step(models + which[i], s + i);
+        return;
+    }
+#pragma omp parallel for num_threads((int)threads) schedule(dynamic, 1)
+    for (int64_t i = 0; i < count; i++) run_step(models + which[i], s + i); /* within: one thread */
+}

@@ -82,8 +82,8 @@ class Step(ctypes.Structure):
 def load_library(full: bool = False) -> Any | None:
     """The kernels, compiled now if they never were on this machine; None without a compiler.
 
-    Besides `run_step` it tells what memory layouts depend on: `lanes`, how many numbers a vector
-    of this processor holds, and `operand_bytes`.
+    Besides `run_step` and `run_steps` it tells what memory layouts depend on: `lanes`, how many
+    numbers a vector of this processor holds, and `operand_bytes`.
 
     Args:
         full: for fp32 weights instead of int8.
@@ -102,7 +102,8 @@ def load_library(full: bool = False) -> Any | None:
             return None
     library = ctypes.CDLL(str(path))
     library.run_step.argtypes = [POINTER(Model), POINTER(Step)]
-    library.run_step.restype = None
+    library.run_steps.argtypes = [POINTER(Model), c_void_p, POINTER(Step), c_int64, c_int64]
+    library.run_step.restype = library.run_steps.restype = None
     for name in ("lanes", "operand_bytes"):
         setattr(library, name, c_int64.in_dll(library, name).value)
     return library

@@ -24,7 +24,7 @@ from engine.errors import BaseModelError
 from engine.kv_cache import KVCache
 from engine.linear import make_linear, round_nf4
 from engine.lora import LoraBank
-from engine.model import Decoder, Layer, Step, StepFunction
+from engine.model import Decoder, DecoderLike, Layer, Step, StepFunction
 from engine.store import Bank
 
 
@@ -36,7 +36,7 @@ class LoadedBase:
     digest: str
     architecture: Architecture
     quantization: Quantization
-    decoder: Decoder | CompiledDecoder
+    decoder: DecoderLike
     bank: Bank
     cache: KVCache
     eos_ids: frozenset[int]
@@ -156,7 +156,7 @@ def load_base(config: EngineConfig) -> LoadedBase:
         bank = LoraBank(shape, config.adapter_slots, max_rank, digest, kept, device, tile)
         builder = _Builder(shape, files, config, quantization, dtype, device, bank)
         if library is None:
-            decoder: Decoder | CompiledDecoder = builder.decoder(tables, cache)
+            decoder: DecoderLike = builder.decoder(tables, cache)
         else:
             decoder = builder.compiled_decoder(tables, cache, library)
     return LoadedBase(

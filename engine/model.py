@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -74,6 +75,13 @@ class Step:
     def plan(self) -> SlotPlan:
         """How tokens meet slotted weights; the C kernels do without."""
         return SlotPlan(self.runs, self.rows.device, skip_zero=self.skip_zero)
+
+
+class DecoderLike(Protocol):
+    """A decoder, whoever computes it: in torch below, in C in engine/compiled.py."""
+
+    def forward(self, step: Step) -> Tensor:
+        """Write the step's keys and values; logits of the wanted tokens, fp32 [M, vocabulary]."""
 
 
 StepFunction = Callable[[Tensor, Step], Tensor]

@@ -8,16 +8,32 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from books.compiled import CompiledStudents
 from books.shelf import Shelf, build_shelf
-from engine.config import EngineConfig
+from engine.config import EngineConfig, Quantization
 from engine.errors import AdapterError, RequestError
+from engine.kernels import load_library
+from engine.model import Step
 from engine.requests import Delta, Finished, GenerationRequest, SamplingParams, Started
+from engine.slots import Run
 from tests.books.conftest import tiny_student
 
 
-def make_shelf(base: Path, students: dict[str, Path], slots: int = 8, rows: int = 8) -> Shelf:
+def make_shelf(
+    base: Path,
+    students: dict[str, Path],
+    slots: int = 8,
+    rows: int = 8,
+    quantization: Quantization = "none",
+    compiled: bool = True,
+) -> Shelf:
     config = EngineConfig(
-        base=str(base), quantization="none", adapter_slots=slots, max_rows=rows, host_bytes=0
+        base=str(base),
+        quantization=quantization,
+        compiled=compiled,
+        adapter_slots=slots,
+        max_rows=rows,
+        host_bytes=0,
     )
     shelf = build_shelf(config)
     for name, path in students.items():
@@ -64,11 +80,13 @@ def reference(path: Path, base: Path, prompt: str) -> list[int]:
     return [token for token in out[0, ids.shape[1] :].tolist() if token != 1]
 
 
+@pytest.mark.parametrize("compiled", [True, False])
 def test_five_books_in_one_batch_say_what_transformers_says(
-    base: Path, students: dict[str, Path]
+    base: Path, students: dict[str, Path], compiled: bool
 ) -> None:
     prompts = {name: f"Which page of {name}? " * (n + 1) for n, name in enumerate(students)}
-    spoken = run(make_shelf(base, students), [ask(name, text) for name, text in prompts.items()])
+    shelf = make_shelf(base, students, compiled=compiled)
+    spoken = run(shelf, [ask(name, text) for name, text in prompts.items()])
     for name, path in students.items():
         words = [token for token in spoken[name] if token != 1]
         assert words == reference(path, base, prompts[name]), name
@@ -84,6 +102,45 @@ def test_two_readers_of_one_book_do_not_disturb_each_other(
             run(make_shelf(base, students), [request])[request.request_id]
             == together[request.request_id]
         )
+
+
+needs_kernels = pytest.mark.skipif(load_library() is None, reason="needs a C compiler")
+
+
+@needs_kernels
+def test_in_int8_a_book_says_the_same_alone_and_beside_others(
+    base: Path, students: dict[str, Path]
+) -> None:
+    shelf = make_shelf(base, students, quantization="int8")
+    asked = [ask(name, f"Which page of {name}? " * (n + 1)) for n, name in enumerate(students)]
+    asked += [ask(name, "Who?", f"{name} again") for name in list(students)[::2]]
+    together = run(shelf, asked)
+    assert shelf.engine is not None
+    assert isinstance(shelf.engine.base.decoder, CompiledStudents)
+    for request in reversed(asked):
+        alone = make_shelf(base, students, quantization="int8")
+        assert run(alone, [request])[request.request_id] == together[request.request_id]
+
+
+@needs_kernels
+def test_int8_products_are_near_the_exact_ones(base: Path, students: dict[str, Path]) -> None:
+    exact, rounded = (
+        first_logits(make_shelf(base, students, quantization=kind), students)
+        for kind in ("none", "int8")
+    )
+    assert exact.shape == rounded.shape
+    error = (exact - rounded).norm() / exact.norm()
+    assert 0 < error < 0.05
+
+
+def first_logits(shelf: Shelf, names: Iterable[str]) -> torch.Tensor:
+    """After the same word in each of these books."""
+    run(shelf, [ask(name, "x") for name in names])  # each is in a slot then
+    assert shelf.engine is not None
+    runs = [Run(row=n, slot=n + 1, position=0, start=n, length=1) for n in range(5)]
+    numbers = range(5)
+    step = Step.of(runs, [7] * 5, [*reversed(numbers)], torch.device("cpu"), skip_zero=False)
+    return shelf.engine.base.decoder.forward(step).clone()
 
 
 def test_more_books_than_slots_all_answer_and_the_oldest_leaves(
