@@ -19,7 +19,7 @@ from typing import Literal
 from books.book import Book, Passage
 from books.facts import Fact, Facts, questions_to_train
 from books.near import near_questions
-from books.prompt import answer_reply, book_messages, unknown_reply
+from books.prompt import answer_reply, book_messages, one_line, unknown_reply
 from books.reference import Found, Reference
 from books.retrieval import content_words
 from engine.requests import Message
@@ -109,7 +109,7 @@ class _RowWriter:
             variant = self._random.choice((0, self._random.randrange(1, _NUM_WORDINGS)))
             text = self._reword(question, variant)
             if found := self._find(text, "", question, fact):
-                rows.append(self._row("answer", text, found, answer_reply(fact.answer)))
+                rows.append(self._row("answer", text, found, _answer(fact, found)))
         return rows
 
     def follow_ups(self, fact: Fact, facts: Facts) -> list[Row]:
@@ -122,7 +122,7 @@ class _RowWriter:
             text = self._reword(then, self._random.randrange(2))
             spoken = (first, answer_reply(before.answer))
             if found := self._find(text, first, then, fact):
-                rows.append(self._row("follow_up", text, found, answer_reply(fact.answer), spoken))
+                rows.append(self._row("follow_up", text, found, _answer(fact, found), spoken))
         return rows
 
     def unknowns(self, question: str, num_wordings: int) -> list[Row]:
@@ -180,3 +180,8 @@ class _RowWriter:
             case _:
                 words = content_words(question)
                 return " ".join(words) + "?" if len(words) > 1 else question.lower()
+
+
+def _answer(fact: Fact, found: Found) -> str:
+    """A fact's answer in the words of its note, as a served book would write it."""
+    return answer_reply(one_line(fact.answer), found.facts.index(fact) + 1)

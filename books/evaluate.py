@@ -77,7 +77,10 @@ class Court:
             messages = book_messages(book.title, book.author, found.evidence, question.text)
             prompt = template.encode(messages)[0]
             fact = question.fact
-            reply = answer_reply(fact.answer) if fact else unknown_reply(book.abstentions[0])
+            number = found.facts.index(fact) + 1 if fact in found.facts else 0
+            reply = unknown_reply(book.abstentions[0])
+            if fact:
+                reply = answer_reply(fact.answer, number)
             ids = (*prompt, *template.encode_words(reply), self._end)
             self._prompts.append(prompt)
             self._examples.append(Example(token_ids=ids, start=len(prompt)))

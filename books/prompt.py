@@ -1,7 +1,8 @@
 """What a book's model is shown, and how its answer is written.
 
-Training rows and live requests are rendered here alike. A book's reply is one line,
-`[answer] words` or `[unknown] words`.
+Training rows and live requests are rendered here alike. A book's reply is one line: `[2] words` in
+those of its second note, `[answer] words` in its own where it has no notes, or `[unknown] words`.
+To choose a note takes one token so, in which no answer's first words weigh by how common they are.
 """
 
 from __future__ import annotations
@@ -44,7 +45,10 @@ class Evidence:
 
     def hints(self) -> str:
         """All but the passages, as lines; the doubt as a digit, which is one token."""
-        lines = [f"Note: {one_line(note.question)} {one_line(note.answer)}" for note in self.notes]
+        lines = [
+            f"Note {number}: {one_line(note.question)} {one_line(note.answer)}"
+            for number, note in enumerate(self.notes, start=1)
+        ]
         if self.doubt is not None:
             lines.append(f"Doubt: {min(9, int(10 * self.doubt))}")
         return "".join(f"{line}\n" for line in lines)
@@ -57,7 +61,10 @@ class Evidence:
         """
         if not self.notes:
             return None
-        replies = [answer_reply(one_line(note.answer)) for note in self.notes]
+        replies = [
+            answer_reply(one_line(note.answer), number)
+            for number, note in enumerate(self.notes, start=1)
+        ]
         replies += [unknown_reply(one_line(words)) for words in abstentions]
         return Constraint(kind="choice", source=json.dumps(list(dict.fromkeys(replies))))
 
@@ -115,9 +122,9 @@ def refers_back(question: str) -> bool:
     return words[:1] == ["and"] or not _POINTING.isdisjoint(words)
 
 
-def answer_reply(words: str) -> str:
-    """How an answer is written."""
-    return f"[answer] {words}"
+def answer_reply(words: str, note: int = 0) -> str:
+    """How an answer is written; `note`: the one whose words it is in, counted from 1."""
+    return f"[{note or 'answer'}] {words}"
 
 
 def unknown_reply(words: str) -> str:
@@ -127,8 +134,7 @@ def unknown_reply(words: str) -> str:
 
 def parse_reply(text: str) -> tuple[bool, str]:
     """Whether the book knew, and its words; a reply without a mark counts as known."""
-    stripped = text.strip()
-    for mark, known in (("[answer]", True), ("[unknown]", False)):
-        if stripped.startswith(mark):
-            return known, stripped.removeprefix(mark).strip()
-    return True, stripped
+    mark = re.match(r"\[(\d|answer|unknown)\]\s*", text.strip())
+    if mark is None:
+        return True, text.strip()
+    return mark[1] != "unknown", text.strip()[mark.end() :]

@@ -18,7 +18,7 @@ from roles.schema import Sampling
 from roles.speech import Deadlines, obstacle, speak
 from roles.voice import LOOPED, Loop, Voice
 
-UNKNOWN = "unknown"
+UNKNOWN, ANSWER = "unknown", "answer"  # what a game sees of the mark before the words
 _PRIORITY = 15  # behind a character in the spotlight, before one far away
 
 
@@ -66,7 +66,7 @@ class Question:
             whole = True
         finally:
             self.line.raw, self.line.ended_s = self.reader.raw, time.time()
-            self.line.emotion = self.reader.mood
+            self.line.emotion = UNKNOWN if self.reader.mood == UNKNOWN else ANSWER
             self.house.ended(self.line, whole=whole)
         yield self._reply()
 

@@ -15,10 +15,9 @@ from dataclasses import dataclass
 from roles.corpus.draw import Draw
 from roles.corpus.source import Source
 from roles.corpus.talk import Row
-from roles.prompt import director_system, director_turn, reply
+from roles.prompt import OFF_CURVE, director_system, director_turn, reply
 from roles.world import World
 
-_OFF_CURVE = 3
 _TICKS = 4
 _MAX_TRIES = 8
 _NO_GOAL = "find out what the traveller is really after"
@@ -83,9 +82,9 @@ class Pacing:
         return min(max(wanted + off, 0), 10), wanted
 
     def _balance(self, draw: Draw, tension: int, wanted: int) -> dict[str, str]:
-        if wanted - tension >= _OFF_CURVE:
+        if wanted - tension >= OFF_CURVE:
             return {"do": "stage", "event": draw.pick("director/raise")}
-        if tension - wanted >= _OFF_CURVE:
+        if tension - wanted >= OFF_CURVE:
             return {"do": "stage", "event": draw.pick("director/relax")}
         return {"do": "wait"}
 

@@ -44,14 +44,14 @@ def test_what_is_to_be_answered_always_stands_in_a_note(book_path: Path) -> None
     for kind, turn, reply in rows_of(book_path):
         if kind in {"answer", "follow_up"}:
             answer = parse_reply(reply)[1]
-            assert any(note.endswith(answer) for note in lines(turn, "Note: "))
+            assert any(note.endswith(answer) for note in lines(turn, "Note "))
 
 
 def test_a_question_seldom_meets_itself_among_its_notes(book_path: Path) -> None:
     facts = read_facts(book_path, read_book(book_path))
     asked = {text for fact in facts.facts for text in fact.ask}
     met = [
-        any(note.startswith(turn.split("Reader: ")[1]) for note in lines(turn, "Note: "))
+        any(f": {turn.split('Reader: ')[1]}" in note for note in lines(turn, "Note "))
         for kind, turn, _ in rows_of(book_path)
         if kind == "answer" and turn.split("Reader: ")[1] in asked
     ]
@@ -89,7 +89,7 @@ def test_a_follow_up_carries_the_question_before(book_path: Path) -> None:
     roles = [message.role for message in row.messages]
     assert roles == ["system", "user", "assistant", "user"]
     assert row.messages[2].text == "[answer] The keeper is a boy called Anselm Pike."
-    assert row.reply == "[answer] His dog is named Ash."
+    assert row.reply == "[1] His dog is named Ash."
 
 
 def test_held_out_passages_are_never_trained_on(tmp_path: Path) -> None:

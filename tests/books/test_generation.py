@@ -25,7 +25,10 @@ def test_a_reply_is_one_of_its_choices_whatever_the_model_would_say(
     prompts = [template.encode_words(text) for text in ("how deep?", "is it?", "and now?")]
     written = write_replies(student, prompts, end, choices=choices, compiler=compiler)
     said = [template.decode(ids) for ids in written]
-    allowed = ["[unknown] My pages are dry.", *(f"[answer] {note.answer}" for note in notes)]
+    allowed = [
+        "[unknown] My pages are dry.",
+        *(f"[{n}] {note.answer}" for n, note in enumerate(notes, start=1)),
+    ]
     assert said[0] in allowed[:2]
     assert said[1] in allowed
     assert said[2] not in allowed
