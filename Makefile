@@ -32,7 +32,7 @@ check: $(STAMP)
 world: $(STAMP)  ## rebuild the starter world's models from its text, and time it
 	$(BIN)/biblioteca build --fresh --minutes $(MINUTES)
 
-test-clients: $(STAMP)  ## the conformance scenarios against the JavaScript and C++ clients
+test-clients: $(STAMP)  ## the conformance scenarios against the JavaScript and C++ clients, and two servers of which one ends
 	cd protocol/clients/js && npm install --no-audit --no-fund --loglevel=error
 	$(BIN)/biblioteca conform --client "node protocol/clients/js/conform.js"
 	mkdir -p build
@@ -40,6 +40,7 @@ test-clients: $(STAMP)  ## the conformance scenarios against the JavaScript and 
 	$(CXX) -std=c++17 -O1 -Wall -Wextra -Werror protocol/clients/cpp/example.cpp -lzmq -o build/example-cpp
 	$(BIN)/biblioteca conform --client build/conform-cpp
 	$(BIN)/biblioteca conform --client "$(BIN)/python -m protocol.conformance.python_client"
+	$(BIN)/pytest tests/protocol/test_clients.py -m "slow or not slow"
 
 test-cluster: $(STAMP)  ## install Ray and psycopg, then tests and a trial on real clusters of this machine; takes minutes
 	$(BIN)/python -m pip install --quiet --editable ".[cluster,postgres]"

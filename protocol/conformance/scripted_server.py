@@ -12,6 +12,7 @@ import json
 import subprocess
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -27,10 +28,16 @@ from protocol.errors import FrameError
 SCENARIOS: dict[str, tuple[Callable[[Stage], None], Message]] = {}
 _WORDS = ("Good", " evening", ",", " traveller.")
 _LINE = "".join(_WORDS)
+_LOOK_S = 0.1  # how often a waiting stage asks whether its client still runs
+_LAST_WORDS_S = 0.5  # for what a client sent just before it ended
 
 
 class Stage:
-    """A ROUTER that plays a server, step by step; checks what the client sends."""
+    """A ROUTER that plays a server, step by step; checks what the client sends.
+
+    Attributes:
+        client_ended: set once nothing more can come, so that nobody waits for it.
+    """
 
     def __init__(self) -> None:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
@@ -40,6 +47,7 @@ class Stage:
         self.connection = Connection(work=f"tcp://127.0.0.1:{port}", world="A stage")
         self._client = b""
         self._ids: set[str] = set()
+        self.client_ended = threading.Event()
 
     def close(self) -> None:
         """Close the socket."""
@@ -53,7 +61,7 @@ class Stage:
             Failed: it doesn't come, or isn't as section 2 says.
         """
         while True:
-            expect(self._socket.poll(round(timeout_s * 1000)), f"the client sent no {wanted!r}")
+            self._await(wanted, timeout_s)
             self._client, *frames = self._socket.recv_multipart()
             try:
                 envelope = decode(frames)
@@ -67,6 +75,15 @@ class Stage:
                 continue
             expect(envelope.t == wanted, f"{envelope.t!r} came where {wanted!r} was due")
             return {"id": envelope.id, "body": envelope.body}
+
+    def _await(self, wanted: str, timeout_s: float) -> None:
+        deadline_s = time.monotonic() + timeout_s
+        while True:
+            ended = self.client_ended.is_set()  # asked first: its last message may just have come
+            if self._socket.poll(round((_LAST_WORDS_S if ended else _LOOK_S) * 1000)):
+                return
+            expect(not ended, f"the client ended before it sent {wanted!r}")
+            expect(time.monotonic() < deadline_s, f"the client sent no {wanted!r}")
 
     def send(self, t: str, body: Message, **fields: Any) -> None:
         """Send a message to the client that spoke last."""
@@ -257,16 +274,20 @@ def play(program: list[str], name: str, timeout_s: float = 120) -> None:
             )
         except subprocess.TimeoutExpired as error:
             raise Failed(f"{name}: the client never ended") from error
+        except OSError as error:
+            raise Failed(f"{name}: {program[0]!r} can't be run: {error.strerror}") from error
         finally:
+            stage.client_ended.set()
             thread.join(timeout_s)
             stage.close()
+    shown = f"printed {done.stdout[-500:]!r} {done.stderr[-500:]!r}, exit code {done.returncode}"
     if faults:
-        raise faults[0]
+        raise Failed(f"{name}: {faults[0]}; it {shown}")
     lines = done.stdout.strip().splitlines()
     try:
         printed = json.loads(lines[-1])
     except (IndexError, ValueError):
-        raise Failed(f"{name}: printed {done.stdout!r} {done.stderr[-500:]!r}") from None
+        raise Failed(f"{name}: {shown}") from None
     expect(printed == outcome, f"{name}: the client shows {printed}, due was {outcome}")
 
 

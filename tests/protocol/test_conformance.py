@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from protocol.codec import PROTOCOL
-from protocol.conformance.probe import OverZeroMQ
+from protocol.conformance.probe import Failed, OverZeroMQ
 from protocol.conformance.scripted_server import SCENARIOS, play
 from protocol.conformance.server_checks import CHECKS, Site
 from protocol.session import ServerSession
@@ -73,3 +73,30 @@ def test_it_does_without_zeromq_too(host: Hosted, name: str) -> None:
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_our_client_follows_the_spec(name: str) -> None:
     play([sys.executable, "-m", "protocol.conformance.python_client"], name)
+
+
+GREETS_AND_LEAVES = """
+import sys
+from pathlib import Path
+from protocol.conformance.probe import Probe
+from protocol.connection import read_connection
+Probe(read_connection(Path(sys.argv[1]))).hello()
+sys.exit("no more to say")
+"""
+
+
+@pytest.mark.parametrize(
+    ("program", "sentence"),
+    [
+        ("", r"plain: the client ended before it sent 'hello'; it printed '' '', exit code 0"),
+        (GREETS_AND_LEAVES, r"ended before it sent 'say'; .*no more to say.*, exit code 1"),
+    ],
+)
+def test_a_client_that_ends_early_is_told_at_once(program: str, sentence: str) -> None:
+    with pytest.raises(Failed, match=sentence):
+        play([sys.executable, "-c", program], "plain")
+
+
+def test_a_client_that_cannot_be_run_is_told_in_words(tmp_path: Path) -> None:
+    with pytest.raises(Failed, match=r"client' can't be run: No such file"):
+        play([str(tmp_path / "client")], "plain")

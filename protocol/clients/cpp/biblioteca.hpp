@@ -108,6 +108,8 @@ inline Value unpack(const msgpack::object& object) {
     }
 }
 
+constexpr double turn_s = 1; // without a connection before the next address is tried
+
 inline double now_s() {
     return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
@@ -263,23 +265,20 @@ inline std::string default_path() {
 class Client {
 public:
     /// Connects to the server that wrote this connection file, and says hello.
-    explicit Client(const std::string& path = default_path(), Options options = {}) : options_(std::move(options)) {
-        std::ifstream file(path);
-        if (!file) throw NoServerError("no server's connection file at " + path + "; start one with 'biblioteca serve'");
-        std::stringstream text;
-        text << file.rdbuf();
-        try {
-            connection_ = detail::Json(text.str()).read();
-        } catch (const std::exception& error) {
-            throw NoServerError("the connection file " + path + " can't be read: " + error.what());
-        }
+    explicit Client(const std::string& path = default_path(), Options options = {})
+        : Client(read_connection(path), std::move(options)) {}
+    /// Connects to the server that a connection, such as `{{"work", ...}, {"others", Array{...}}}`, names.
+    explicit Client(Map connection, Options options = {}) : options_(std::move(options)), connection_(std::move(connection)) {
+        addresses_.push_back(connection_["work"].str());
+        for (const Value& other : connection_["others"].get<Array>()) addresses_.push_back(other["work"].str());
         open();
         try {
+            dial();
             greet();
             double deadline = detail::now_s() + options_.timeout_s;
             CallPtr hello = greeting_;
             while (!hello->ended && detail::now_s() < deadline) wait_once(0.1);
-            if (!hello->ended) throw NoServerError("nobody answers at " + address() + "; is the server running?");
+            if (!hello->ended) throw NoServerError("nobody answers at " + every_address() + "; is the server running?");
             if (hello->error) std::rethrow_exception(hello->error);
         } catch (...) {
             close();
@@ -292,6 +291,8 @@ public:
 
     /// What the server said about itself.
     Value welcome;
+    /// Of the server it now turns to: the first of the list or another one.
+    const std::string& address() const { return addresses_[present_]; }
     /// Called with notices, and with errors that belong to no request.
     std::function<void(const Value&)> on_notice = [](const Value&) {};
     std::function<void(const std::string&)> on_fault = [](const std::string&) {};
@@ -351,7 +352,22 @@ public:
     }
 
 private:
-    std::string address() const { return connection_["work"].str(); }
+    static Map read_connection(const std::string& path) {
+        std::ifstream file(path);
+        if (!file) throw NoServerError("no server's connection file at " + path + "; start one with 'biblioteca serve'");
+        std::stringstream text;
+        text << file.rdbuf();
+        try {
+            return detail::Json(text.str()).read().get<Map>();
+        } catch (const std::exception& error) {
+            throw NoServerError("the connection file " + path + " can't be read: " + error.what());
+        }
+    }
+    std::string every_address() const {
+        std::string all = addresses_[0];
+        for (std::size_t i = 1; i < addresses_.size(); ++i) all += " or " + addresses_[i];
+        return all;
+    }
 
     void open() {
         context_ = zmq_ctx_new();
@@ -359,6 +375,9 @@ private:
         set(ZMQ_LINGER, 200);
         set(ZMQ_RECONNECT_IVL, 100);
         set(ZMQ_RECONNECT_IVL_MAX, 2000);
+        set(ZMQ_HEARTBEAT_IVL, 5000);
+        set(ZMQ_HEARTBEAT_TIMEOUT, 15000);
+        set(ZMQ_IMMEDIATE, addresses_.size() > 1); // what is sent meanwhile waits for whichever server comes
         std::string server_key = connection_["server_key"].str();
         if (!server_key.empty()) {
             std::string own_public = connection_["client_key"]["public"].str();
@@ -378,6 +397,8 @@ private:
             ZMQ_EVENT_HANDSHAKE_FAILED_NO_DETAIL | ZMQ_EVENT_HANDSHAKE_FAILED_PROTOCOL | ZMQ_EVENT_HANDSHAKE_FAILED_AUTH);
         monitor_ = zmq_socket(context_, ZMQ_PAIR);
         zmq_connect(monitor_, events);
+    }
+    void dial() {
         if (zmq_connect(socket_, address().c_str()) != 0)
             throw NoServerError("'" + address() + "' is no address: " + zmq_strerror(zmq_errno()));
     }
@@ -390,6 +411,13 @@ private:
         if (options_.credit >= 0) hello["credit"] = options_.credit;
         if (!welcome.is_nil()) { hello["session"] = welcome["session"]; hello["token"] = welcome["token"]; }
         greeting_ = start("hello", hello);
+    }
+    void send_again(const CallPtr& call) {
+        calls_.erase(call->id);
+        call->id = "p" + std::to_string(++num_requests_); // ids are used once
+        std::get<Map>(call->envelope.v)["id"] = call->id;
+        calls_[call->id] = call;
+        post(call->envelope);
     }
     void post(const Value& envelope) {
         msgpack::sbuffer buffer;
@@ -476,7 +504,7 @@ private:
         welcome = call->reply;
         std::vector<CallPtr> waiting;
         for (const auto& [id, open] : calls_) waiting.push_back(open);
-        for (const CallPtr& again : std::exchange(unsent_, {})) { calls_[again->id] = again; post(again->envelope); }
+        for (const CallPtr& again : std::exchange(unsent_, {})) send_again(again);
         if (first) return;
         for (const CallPtr& open : waiting) take_up(open, welcome["resumed"].get<bool>());
     }
@@ -484,21 +512,40 @@ private:
     void take_up(const CallPtr& call, bool resumed) {
         if (call->type == "ping" || call->type == "hello" || call->type == "resume") return;
         if (resumed) { start("resume", {{"target", call->id}, {"seq", call->next_seq}}); return; }
+        if (!call->envelope["idem"].is_nil() && call->next_seq == 0) return send_again(call);
         calls_.erase(call->id);
         call->fail(std::make_exception_ptr(Refusal(Value(Map{{"code", "no_session"}, {"retryable", true},
             {"message", "the server was restarted; send it again"}}))));
     }
     void tick() {
         double now = detail::now_s();
-        if (pinged_at_ > 0 && now - pinged_at_ > options_.timeout_s) {
+        bool silent = pinged_at_ > 0 && now - pinged_at_ > options_.timeout_s;
+        if (silent) {
             pinged_at_ = 0;
             heard_at_ = now;
             std::ostringstream text;
-            text << address() << " has not answered for " << options_.timeout_s << " s";
+            text << every_address() << " has not answered for " << options_.timeout_s << " s";
             give_up(std::make_exception_ptr(NoServerError(text.str())));
         } else if (pinged_at_ == 0 && !calls_.empty() && !welcome.is_nil() && now - heard_at_ > options_.heartbeat_s) {
             start("ping");
             pinged_at_ = now;
+        }
+        if (addresses_.size() > 1) turn_if_gone(now, silent);
+    }
+    /// Goes to the next address, round and round, while nobody is there (section 1.1).
+    void turn_if_gone(double now, bool silent) {
+        if (connected_ && !silent) {
+            well_at_ = now;
+        } else if (silent || now - well_at_ > detail::turn_s) {
+            zmq_disconnect(socket_, address().c_str()); // fails only where no connection was begun
+            connected_ = false;
+            well_at_ = now;
+            present_ = (present_ + 1) % addresses_.size();
+            try {
+                dial();
+            } catch (const NoServerError& error) {
+                on_fault(error.what());
+            }
         }
     }
     void give_up(std::exception_ptr error) {
@@ -514,9 +561,13 @@ private:
             if (frames[0].size() >= 2) std::memcpy(&event, frames[0].data(), 2);
             bool first = !was_connected_;
             if (event == ZMQ_EVENT_HANDSHAKE_SUCCEEDED) {
-                if (was_connected_ && !greeting_) greet();
-                was_connected_ = true;
-            } else if (event != ZMQ_EVENT_DISCONNECTED || (first && !connection_["server_key"].is_nil())) {
+                if (was_connected_ && greeting_) send_again(greeting_); // it went to the lost one
+                else if (was_connected_) greet();
+                connected_ = was_connected_ = true;
+                continue;
+            }
+            connected_ = false;
+            if (event != ZMQ_EVENT_DISCONNECTED || (first && !connection_["server_key"].is_nil())) {
                 give_up(std::make_exception_ptr(KeyRefusedError(address() +
                     " refused the handshake: this client's key is unknown or revoked there, or the server's key is "
                     "not the one expected")));
@@ -526,6 +577,8 @@ private:
 
     Options options_;
     Value connection_;
+    std::vector<std::string> addresses_;
+    std::size_t present_ = 0;
     void* context_ = nullptr;
     void* socket_ = nullptr;
     void* monitor_ = nullptr;
@@ -535,7 +588,8 @@ private:
     CallPtr greeting_;
     std::int64_t num_requests_ = 0;
     double heard_at_ = detail::now_s(), pinged_at_ = 0;
-    bool was_connected_ = false;
+    double well_at_ = detail::now_s(); // when the server was last known to be there
+    bool was_connected_ = false, connected_ = false;
 };
 
 } // namespace biblioteca

@@ -7,6 +7,13 @@ export interface Options {
   resumeMs?: number;
   credit?: number;
 }
+/** What a connection file holds; `others` are tried in turn when `work` is gone. */
+export interface Connection {
+  work: string;
+  others?: { work: string }[];
+  server_key?: string | null;
+  client_key?: { public: string; secret: string } | null;
+}
 export interface Part {
   t: "accepted" | "delta" | "done" | "welcome" | "pong";
   body: any;
@@ -31,6 +38,9 @@ export interface Call extends AsyncIterable<Part> {
   cancel(): void;
 }
 export class Client {
+  constructor(connection: Connection, options?: Options);
+  open(): Promise<Client>;
+  readonly address: string;
   readonly welcome: any;
   onNotice: (notice: { kind: string; message: string }) => void;
   onFault: (error: Error) => void;
@@ -40,5 +50,5 @@ export class Client {
   grant(deltas: number): void;
   close(): Promise<void>;
 }
-export function connect(path?: string, options?: Options): Promise<Client>;
+export function connect(where?: string | Connection, options?: Options): Promise<Client>;
 export function defaultPath(): string;

@@ -7,6 +7,7 @@ import { decode, encode } from "@msgpack/msgpack";
 import * as zmq from "zeromq";
 
 const PROTOCOL = Buffer.from("NPC/1");
+const TURN_MS = 1000; // without a connection before the next address is tried
 const MESSAGE_TYPES = new Set(["accepted", "delta", "done", "error", "welcome", "pong", "notice"]);
 
 /** A request that ended in an `error` message; `code`, `field`, `retryable`, `retryMs` as sent. */
@@ -118,14 +119,28 @@ export class Client {
   #timer;
   #closed = false;
   #wasConnected = false;
+  #connected = false;
+  #wellAt = Date.now(); // when the server was last known to be there
+  #addresses;
+  #present = 0;
+  #dialled = null;
 
+  /** A connection is what its file holds: `work`, and perhaps `others`, `server_key`, `client_key`. */
   constructor(connection, options = {}) {
     this.connection = connection;
+    this.#addresses = [connection, ...(connection.others ?? [])].map((one) => one.work);
     this.options = { name: "", timeoutMs: 5000, heartbeatMs: 1000, resumeMs: 30000, ...options };
     this.welcome = null;
     this.onNotice = () => {}; // called with {kind, message}
     this.onFault = () => {}; // called with errors that belong to no request
-    this.#work = new zmq.Dealer({ linger: 200, reconnectInterval: 100, reconnectMaxInterval: 2000 });
+    this.#work = new zmq.Dealer({
+      linger: 200,
+      reconnectInterval: 100,
+      reconnectMaxInterval: 2000,
+      heartbeatInterval: 5000,
+      heartbeatTimeout: 15000,
+      immediate: this.#addresses.length > 1, // what is sent meanwhile waits for whichever server comes
+    });
     if (connection.server_key) {
       const pair = connection.client_key ?? keyPair();
       this.#work.curveServerKey = connection.server_key;
@@ -133,15 +148,20 @@ export class Client {
       this.#work.curveSecretKey = pair.secret ?? pair.secretKey;
     }
     this.#watch();
-    this.#work.connect(connection.work);
+    this.#dial();
     this.#read();
-    this.#timer = setInterval(() => this.#tick(), this.options.heartbeatMs / 2);
+    this.#timer = setInterval(() => this.#tick(), Math.min(this.options.heartbeatMs, TURN_MS) / 2);
+  }
+
+  /** Of the server it now turns to: the first of the list or another one. */
+  get address() {
+    return this.#addresses[this.#present];
   }
 
   /** Opens the session; `connect` calls it. */
   async open() {
     const { timeoutMs } = this.options;
-    const late = new NoServerError(`nobody answers at ${this.connection.work}; is the server running?`);
+    const late = new NoServerError(`nobody answers at ${this.#everyAddress()}; is the server running?`);
     const timer = setTimeout(() => this.#giveUp(late), timeoutMs);
     try {
       await this.#greet().reply;
@@ -194,6 +214,15 @@ export class Client {
     this.#work.close();
   }
 
+  #everyAddress() {
+    return this.#addresses.join(" or ");
+  }
+
+  #dial() {
+    this.#work.connect(this.address);
+    this.#dialled = this.address;
+  }
+
   #greet() {
     const { name, credit, resumeMs } = this.options;
     const hello = { versions: [1], client: name, resume_ms: resumeMs };
@@ -208,7 +237,7 @@ export class Client {
     const frames = [PROTOCOL, encode(envelope, { ignoreUndefined: true })];
     this.#sending = this.#sending
       .then(() => this.#work.send(frames))
-      .catch((error) => this.onFault(error));
+      .catch((error) => this.#closed || this.onFault(error));
   }
 
   async #read() {
@@ -264,6 +293,7 @@ export class Client {
   }
 
   #sendAgain(call) {
+    this.#calls.delete(call.id);
     this.#numRequests += 1;
     call.id = call.envelope.id = `j${this.#numRequests}`; // ids are used once
     this.#calls.set(call.id, call);
@@ -273,6 +303,7 @@ export class Client {
   /** What was under way when the connection was lost (section 5.4). */
   #takeUp(call, resumed) {
     if (["ping", "hello", "resume"].includes(call.type)) return;
+    if (!resumed && call.envelope.idem != null && call.nextSeq === 0) return this.#sendAgain(call);
     if (!resumed) {
       this.#calls.delete(call.id);
       call.fail(new Refusal({ code: "no_session", message: "the server was restarted; send it again", retryable: true }));
@@ -283,16 +314,36 @@ export class Client {
 
   #tick() {
     const now = Date.now();
-    if (this.#pingedAt !== null) {
-      if (now - this.#pingedAt > this.options.timeoutMs) {
-        this.#pingedAt = null;
-        this.#heardAt = now;
-        const seconds = this.options.timeoutMs / 1000;
-        this.#giveUp(new NoServerError(`${this.connection.work} has not answered for ${seconds} s`));
+    const silent = this.#pingedAt !== null && now - this.#pingedAt > this.options.timeoutMs;
+    if (silent) {
+      this.#pingedAt = null;
+      this.#heardAt = now;
+      const seconds = this.options.timeoutMs / 1000;
+      this.#giveUp(new NoServerError(`${this.#everyAddress()} has not answered for ${seconds} s`));
+    } else if (this.#pingedAt === null && now - this.#heardAt > this.options.heartbeatMs) {
+      if (this.#calls.size && this.welcome) {
+        this.start("ping");
+        this.#pingedAt = now;
       }
-    } else if (this.#calls.size && this.welcome && now - this.#heardAt > this.options.heartbeatMs) {
-      this.start("ping");
-      this.#pingedAt = now;
+    }
+    if (this.#addresses.length > 1) this.#turnIfGone(now, silent);
+  }
+
+  /** Goes to the next address, round and round, while nobody is there (section 1.1). */
+  #turnIfGone(now, silent) {
+    if (this.#connected && !silent) {
+      this.#wellAt = now;
+    } else if (silent || now - this.#wellAt > TURN_MS) {
+      if (this.#dialled) this.#work.disconnect(this.#dialled);
+      this.#dialled = null;
+      this.#connected = false;
+      this.#wellAt = now;
+      this.#present = (this.#present + 1) % this.#addresses.length;
+      try {
+        this.#dial();
+      } catch (error) {
+        this.onFault(new NoServerError(`'${this.address}' is no address: ${error.message}`));
+      }
     }
   }
 
@@ -306,17 +357,19 @@ export class Client {
   #watch() {
     const events = this.#work.events;
     const refused = () => this.#giveUp(new KeyRefusedError(
-      `${this.connection.work} refused the handshake: this client's key is unknown or revoked there, ` +
+      `${this.address} refused the handshake: this client's key is unknown or revoked there, ` +
       "or the server's key is not the one expected"));
     events.on("handshake:error:auth", refused);
     events.on("handshake:error:protocol", refused);
     events.on("handshake:error:other", refused);
     events.on("disconnect", () => {
+      this.#connected = false;
       if (!this.#wasConnected && this.connection.server_key) refused();
     });
     events.on("handshake", () => {
-      if (this.#wasConnected && !this.#greeting) this.#greet();
-      this.#wasConnected = true;
+      if (this.#wasConnected && this.#greeting) this.#sendAgain(this.#greeting); // it went to the lost one
+      else if (this.#wasConnected) this.#greet();
+      this.#connected = this.#wasConnected = true;
     });
   }
 }
@@ -326,16 +379,20 @@ function keyPair() {
 }
 
 /**
- * Connects to the server that wrote this connection file (the default one, if none is named).
+ * Connects to the server that wrote this connection file (the default one, if none is named), or to
+ * the one that a connection, such as `{work, others: [{work}, ...]}`, names.
  * Options: name, timeoutMs, heartbeatMs, resumeMs, credit.
  */
-export async function connect(path = defaultPath(), options = {}) {
-  let connection;
+export async function connect(where = defaultPath(), options = {}) {
+  const connection = typeof where === "object" ? where : await readConnection(where);
+  return new Client(connection, options).open();
+}
+
+async function readConnection(path) {
   try {
-    connection = JSON.parse(await readFile(path, "utf8"));
+    return JSON.parse(await readFile(path, "utf8"));
   } catch (error) {
     const hint = error.code === "ENOENT" ? "start one with 'biblioteca serve'" : error.message;
     throw new NoServerError(`no server's connection file at ${path}: ${hint}`);
   }
-  return new Client(connection, options).open();
 }
