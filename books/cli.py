@@ -69,7 +69,7 @@ def _distill(
     first_steps: Annotated[int, typer.Option(help="steps of the common first student")] = 300,
     steps: Annotated[int, typer.Option(help="steps of each book's own student")] = 80,
     on_policy_steps: Annotated[int, typer.Option(help="steps on the student's own words")] = 0,
-    int8: Annotated[bool, typer.Option(help="write weights in one byte each")] = False,
+    int8: Annotated[bool, typer.Option(help="write weights in one byte each")] = True,
     jobs: Annotated[int, typer.Option(help="students trained at the same time")] = 4,
     threads: Annotated[int, typer.Option(help="CPU threads in all")] = 4,
     as_json: _Json = False,
@@ -78,7 +78,6 @@ def _distill(
     from dataclasses import replace
 
     from books.distill import distill
-    from books.int8 import quantize_student
     from books.losses import HARD_LABELS
     from books.plots import plot_losses
     from books.recipe import Recipe, Workshop
@@ -99,12 +98,9 @@ def _distill(
         on_policy=replace(recipe.on_policy, steps=on_policy_steps),
     )
     students = work / _PLAIN if without_teacher else out or world / "models" / "students"
-    workshop = Workshop(students=students, work=work, jobs=jobs, threads=threads)
+    workshop = Workshop(students=students, work=work, int8=int8, jobs=jobs, threads=threads)
     with _progress(quiet=as_json) as tell:
         reports = distill(volumes, names, recipe, workshop, tell)
-    if int8:
-        for name in names:
-            quantize_student(students / name)
     plot = plot_losses(reports, work / "losses.png")
     if as_json:
         typer.echo(json.dumps(reports))

@@ -24,6 +24,7 @@ from books.corpus import Row, build_rows, questions_of
 from books.errors import DistillError
 from books.facts import Facts, read_facts
 from books.generation import write_replies
+from books.int8 import quantize_student
 from books.learner import Job, run_job
 from books.losses import HARD_LABELS
 from books.recipe import Recipe, Report, Workshop, digest_of
@@ -114,6 +115,8 @@ def finish_job(job: Job, volume: Volume, workshop: Workshop) -> dict[str, Any]:
     folder = workshop.students / job.name
     tokenizer = job.recipe.tokenizer or job.recipe.base
     card = save_student(trained.student, folder, job.name, volume.book.digest, tokenizer)
+    if workshop.int8:
+        card = quantize_student(folder)
     report = asdict(card) | {
         "rows": len(job.examples),
         "tokens": sum(len(example.token_ids) for example in job.examples),

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load, save_file
 from torch import Tensor
 
-from books.card import CARD_NAME, file_digest, read_card
+from books.card import CARD_NAME, StudentCard, file_digest, read_card
 from books.errors import StudentError
 from engine.linear import quantize_rows
 
@@ -45,8 +45,8 @@ def dequantize(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     return out
 
 
-def quantize_student(folder: Path) -> None:
-    """Rewrite a student's weights in int8, and its card.
+def quantize_student(folder: Path) -> StudentCard:
+    """Rewrite a student's weights in int8, and its card, which is returned.
 
     Raises:
         StudentError: the weights are not the ones its card names.
@@ -59,6 +59,7 @@ def quantize_student(folder: Path) -> None:
     partial.replace(path)
     card = replace(card, weights_digest=file_digest(path))
     (folder / CARD_NAME).write_text(json.dumps(asdict(card), indent=2) + "\n")
+    return card
 
 
 @torch.no_grad()

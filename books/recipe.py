@@ -54,12 +54,14 @@ class Workshop:
     Attributes:
         students: one folder per book is written here.
         work: checkpoints, teachers and kept logits; may be deleted at any time.
+        int8: write students' weights in one byte each, as the kernels take them; else in bf16.
         jobs: students trained at the same time, each in a process of its own.
         threads: CPU threads of the teacher; students share them.
     """
 
     students: Path
     work: Path
+    int8: bool = True
     jobs: int = 2
     threads: int = 2
 
