@@ -9,7 +9,7 @@ from typing import Any, cast, get_args
 
 from engine.adapters import read_adapter
 from engine.config import EngineConfig, Quantization
-from engine.engine import build_engine
+from engine.engine import Engine, build_engine
 from engine.errors import RequestError
 from engine.requests import Delta, Finished, GenerationRequest, SamplingParams, Started
 
@@ -39,7 +39,6 @@ def complete_text(
     if quantization not in get_args(Quantization):
         choices = ", ".join(get_args(Quantization))
         raise RequestError(f"quantization is {quantization!r}; it must be one of {choices}")
-    sampling = SamplingParams(max_tokens=max_tokens, temperature=temperature, seed=seed)
     config = EngineConfig(
         base=base,
         quantization=cast(Quantization, quantization),
@@ -55,11 +54,16 @@ def complete_text(
             request_id="completion",
             prompt=prompt,
             adapter="adapter" if adapter else None,
-            sampling=sampling,
+            sampling=SamplingParams(max_tokens=max_tokens, temperature=temperature, seed=seed),
         )
     )
     show(prompt)
-    outcome: dict[str, Any] = {"prompt": prompt, "text": "", "token_ids": [], "seed": seed}
+    return {"prompt": prompt, "seed": seed} | _outcome(engine, show)
+
+
+def _outcome(engine: Engine, show: Callable[[str], None]) -> dict[str, Any]:
+    """Run the engine's one request to its end."""
+    outcome: dict[str, Any] = {"text": "", "token_ids": []}
     while engine.has_work():
         for event in engine.step():
             if isinstance(event, Started):
