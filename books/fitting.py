@@ -20,11 +20,11 @@ from torch import Tensor
 from books.book import Book
 from books.facts import Facts, fold, questions_to_train, source_passages
 from books.near import near_questions
-from books.signs import NAMES, Candidate, SignIndex, Weights, telling
+from books.signs import NAMES, Candidate, SignIndex, Weights
+from books.telling import WordOdds
 
 _NUM_NEAR = 150  # invented questions of a book
 _UNKNOWN, _NEAR = 2.0, 0.5  # weight of a question that can't be answered; of an invented one
-_LEAST_SEEN = 3  # questions in which a word must be missing to tell anything
 _DECAY = 1e-2
 
 
@@ -65,7 +65,7 @@ def fit(cases: Sequence[Case]) -> Weights:
     right = torch.full((len(cases),), most)
     for row, case in enumerate(cases):
         for place, candidate in enumerate(case.candidates):
-            values = (*candidate.signs, telling(candidate.missing, words))
+            values = (*candidate.signs, words.telling(candidate.missing))
             signs[row, place], absent[row, place] = torch.tensor(values), 0.0
             if candidate.fact.id == case.fact:
                 right[row] = place
@@ -93,23 +93,21 @@ def _descend(signs: Tensor, absent: Tensor, right: Tensor, weight: Tensor) -> Te
     return found.detach()
 
 
-def _word_odds(cases: Sequence[Case]) -> dict[str, float]:
-    """By word, the log-odds that a question whose first candidate lacks it can't be answered."""
+def _word_odds(cases: Sequence[Case]) -> WordOdds:
+    """What the words tell that each question's first candidate lacks."""
     inside: Counter[str] = Counter()
     outside: Counter[str] = Counter()
     for case in cases:
         (outside if case.fact is None else inside).update(set(case.candidates[0].missing))
-    base = (outside.total() + 1) / (inside.total() + 1)
-    odds = {}
-    for word in sorted(inside | outside):
-        if inside[word] + outside[word] >= _LEAST_SEEN:
-            ratio = (outside[word] + 0.7 * base + 0.2) / (inside[word] + 0.9)
-            odds[word] = round(math.log(ratio / base), 2)
-    return odds
+    words = sorted(inside | outside)
+    return WordOdds(seen={word: (inside[word], outside[word]) for word in words})
 
 
 def write_weights(weights: Weights, path: Path) -> None:
     """Write what `read_weights` reads."""
     signs = dict(zip(NAMES, weights.signs, strict=True))
-    text = json.dumps({"signs": signs, "bias": weights.bias, "words": weights.words}, indent=1)
-    path.write_text(text + "\n", encoding="utf-8")
+    head = json.dumps({"signs": signs, "bias": weights.bias}, indent=1).removesuffix("\n}")
+    # A line a word, with its two counts.
+    words = [f"{json.dumps(word)}: {list(pair)}" for word, pair in weights.words.seen.items()]
+    text = head + ',\n "words": {\n  ' + ",\n  ".join(words) + "\n }\n}\n"
+    path.write_text(text, encoding="utf-8")

@@ -1,8 +1,9 @@
-"""Whether a fact answers a question, judged by their words: ten signs, weighed and added.
+"""Whether a fact answers a question, judged by thirteen signs, weighed and added.
 
-The weights, and what single words that a fact lacks tell, were fitted by `books.fitting` on
-annotated questions (each left out of its own index) and on questions that the books can't answer.
-A softmax over the facts and over "none of them", whose score is 0, gives each a probability:
+Ten are in the words that both have, three in what the words mean (`books.meaning`). The weights,
+and what single words that a fact lacks tell, were fitted by `books.fitting` on annotated questions
+(each left out of its own index) and on questions that the books can't answer. A softmax
+over the facts and over "none of them", whose score is 0, gives each a probability:
 
     p(fact | question) = exp(w . signs) / (1 + sum over facts of exp(w . signs))
 """
@@ -20,15 +21,18 @@ from functools import lru_cache
 from pathlib import Path
 
 from books.facts import Fact, fold
+from books.meaning import Senses
 from books.retrieval import content_words
+from books.telling import WordOdds
 
 WEIGHTS_PATH = Path(__file__).with_name("signs.json")
 NAMES = (
     "asked", "answer", "covered", "kind", "no_number", "foreign", "bare", "attribute",
-    "named", "telling",
+    "named", "meant", "akin_answer", "akin_passage", "telling",
 )  # fmt: skip
+_COVERED, _MEANING = NAMES.index("covered"), NAMES.index("meant")
 _CANDIDATES = 12
-_TELLING = (-2.0, 2.5)  # one strange word must not outweigh everything
+_MEANT = 0.5  # of a question's meaning, what a fact without any of its words must know
 # What a question asks for, by the first pattern that it matches.
 _KINDS = {
     "number": r"\bhow (many|much|often|old|long|tall|far|deep|high|heavy|big|large|fast|wide)\b"
@@ -55,13 +59,13 @@ class Weights:
     Attributes:
         signs: one weight per name in `NAMES`.
         bias: added to each fact's score.
-        words: by stem, how much more often a question that can't be answered has this word where
-            the nearest fact lacks it, as log-odds.
+        words: how much oftener a question that can't be answered has a word that the nearest
+            fact lacks.
     """
 
     signs: tuple[float, ...]
     bias: float
-    words: dict[str, float]
+    words: WordOdds
 
 
 @lru_cache(maxsize=1)
@@ -69,12 +73,13 @@ def read_weights() -> Weights:
     """The weights that come with this package."""
     stored = json.loads(WEIGHTS_PATH.read_text(encoding="utf-8"))
     signs = tuple(stored["signs"][name] for name in NAMES)
-    return Weights(signs=signs, bias=stored["bias"], words=stored["words"])
+    seen = {word: (inside, outside) for word, (inside, outside) in stored["words"].items()}
+    return Weights(signs=signs, bias=stored["bias"], words=WordOdds(seen=seen))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Candidate:
-    """A fact that shares a word with a question.
+    """A fact that shares a word with a question, or much of its meaning.
 
     Attributes:
         nearest: its annotated question that is most like the asked one; None if all are hidden.
@@ -93,24 +98,23 @@ class Candidate:
 
     def score(self, weights: Weights) -> float:
         """Log of its odds against "none of the facts"."""
-        signs = (*self.signs, telling(self.missing, weights.words))
+        signs = (*self.signs, weights.words.telling(self.missing))
         return weights.bias + sum(w * s for w, s in zip(weights.signs, signs, strict=True))
 
 
-def telling(missing: Sequence[str], words: dict[str, float]) -> float:
-    """What the missing words tell together."""
-    low, high = _TELLING
-    return sum(max(low, min(high, words.get(word, 0.0))) for word in missing)
-
-
 class SignIndex:
-    """A book's facts as sets of stems."""
+    """A book's facts as sets of stems, and what these mean."""
 
     def __init__(self, facts: Sequence[Fact], passages: dict[str, str]) -> None:
         """`passages`: by fact id, the text that tells it."""
         self._facts = [_Stems(fact, passages[fact.id]) for fact in facts]
         self._spread = Counter(word for one in self._facts for word in one.all)
         self._uses = Counter(word for one in self._facts for word in one.uses())
+        self._senses = Senses(
+            [one.content for one in self._facts],
+            [self._rarities(fact.answer) for fact in facts],
+            [self._rarities(passages[fact.id]) for fact in facts],
+        )
         self._names = _names([*passages.values(), *(text for f in facts for text in f.ask)])
 
     def candidates(self, question: str, hidden: str = "") -> list[Candidate]:
@@ -121,10 +125,22 @@ class SignIndex:
             return []
         gone = Counter(word for one in self._facts for word in one.hidden(hidden))
         foreign = asked.share([word for word in asked.stems if self._uses[word] <= gone[word]])
-        near = [one for one in self._facts if not one.all.isdisjoint(asked.stems)]
-        found = [one.candidate(asked, foreign, hidden) for one in near]
-        touched = [candidate for candidate in found if candidate.signs[2] > 0]
+        changed = {
+            row: one.content_without(hidden)
+            for row, one in enumerate(self._facts)
+            if one.hidden(hidden)
+        }
+        senses = self._senses.judge(asked.rarity, changed).tolist()
+        found = [
+            one.candidate(asked, foreign, hidden, sense)
+            for one, sense in zip(self._facts, senses, strict=True)
+            if sense[0] > _MEANT or not one.all.isdisjoint(asked.stems)
+        ]
+        touched = [c for c in found if c.signs[_COVERED] > 0 or c.signs[_MEANING] > _MEANT]
         return sorted(touched, key=_roughly, reverse=True)[:_CANDIDATES]
+
+    def _rarities(self, text: str) -> dict[str, float]:
+        return {word: self.rarity(word) for word in _content(text)}
 
     def rarity(self, word: str) -> float:
         """Inverse document frequency over the facts, as in BM25."""
@@ -138,14 +154,15 @@ class SignIndex:
 
 def _roughly(candidate: Candidate) -> float:
     signs = dict(zip(NAMES, candidate.signs, strict=False))
-    return 4 * signs["covered"] + 3 * signs["answer"] + signs["asked"]
+    words = 4 * signs["covered"] + 3 * signs["answer"] + signs["asked"]
+    return words + 2 * (signs["meant"] + signs["akin_answer"] + signs["akin_passage"])
 
 
 class _Asked:
     """A question, its content stems with what each of them weighs."""
 
     def __init__(self, question: str, index: SignIndex) -> None:
-        self.stems = list(dict.fromkeys(stem(word) for word in content_words(question)))
+        self.stems = _content(question)
         self.kind = kind_of(question)
         self.rarity = {word: index.rarity(word) for word in self.stems}
         self.total = sum(self.rarity.values())
@@ -165,10 +182,12 @@ class _Stems:
         self._told = self._answer | set(stems(passage))
         self._has_number = bool(_NUMBER.search(fact.answer.lower()))
         self._asks = [
-            (text, fold(text), {stem(word) for word in content_words(text)}, kind_of(text))
+            (text, fold(text), set(_content(text)), kind_of(text))
             for text in (*fact.ask, *fact.then)
         ]
         self.all = self._told.union(*(words for _, _, words, _ in self._asks))
+        self._told_content = {*_content(fact.answer), *_content(passage)}
+        self.content = self.content_without("")
 
     def uses(self) -> list[str]:
         """Every stem as often as a question, or answer and passage together, has it."""
@@ -177,7 +196,15 @@ class _Stems:
     def hidden(self, question: str) -> list[str]:
         return [word for _, folded, words, _ in self._asks if folded == question for word in words]
 
-    def candidate(self, asked: _Asked, foreign: float, hidden: str) -> Candidate:
+    def content_without(self, question: str) -> set[str]:
+        """Stems of content words that it knows if this question is hidden."""
+        kept = [words for _, folded, words, _ in self._asks if folded != question]
+        return self._told_content.union(*kept)
+
+    def candidate(
+        self, asked: _Asked, foreign: float, hidden: str, sense: Sequence[float]
+    ) -> Candidate:
+        """Its signs; `sense`: those of meaning, see `Senses.judge`."""
         asks = [ask for ask in self._asks if ask[1] != hidden]
         in_questions: set[str] = set().union(*(words for _, _, words, _ in asks))
         known = in_questions | self._told
@@ -195,6 +222,7 @@ class _Stems:
             float(len(asked.stems) == 1),
             1.0 - lost / rest if rest else 1.0,
             float(len(asked.rest) < len(asked.stems)),
+            *sense,
         )
         nearest = near[0] if near else None
         return Candidate(fact=self._fact, nearest=nearest, signs=signs, missing=tuple(missing))
@@ -216,6 +244,11 @@ def kind_of(question: str) -> str:
     """What a question asks for: a number, a person, a place ..."""
     lowered = question.lower()
     return next((kind for kind, shape in _KINDS.items() if re.search(shape, lowered)), "other")
+
+
+def _content(text: str) -> list[str]:
+    """Stems of a text's content words, each once, in order."""
+    return list(dict.fromkeys(stem(word) for word in content_words(text)))
 
 
 def stems(text: str) -> list[str]:

@@ -9,6 +9,7 @@ from books.book import read_book
 from books.facts import read_facts
 from books.fitting import cases_of, fit, write_weights
 from books.signs import NAMES, Weights, read_weights
+from books.telling import WordOdds
 
 
 def test_fitted_weights_tell_what_can_be_answered_from_what_cannot(book_path: Path) -> None:
@@ -34,7 +35,8 @@ def test_no_case_finds_its_own_question(book_path: Path) -> None:
 def test_weights_are_read_as_they_were_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    weights = Weights(signs=tuple(range(len(NAMES))), bias=-1.5, words={"mother": 0.7})
+    odds = WordOdds(seen={"mother": (1, 9)})
+    weights = Weights(signs=tuple(range(len(NAMES))), bias=-1.5, words=odds)
     write_weights(weights, tmp_path / "signs.json")
     monkeypatch.setattr(signs, "WEIGHTS_PATH", tmp_path / "signs.json")
     read_weights.cache_clear()

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from books.facts import Fact
-from books.signs import SignIndex, kind_of, stem, stems, telling
+from books.signs import SignIndex, kind_of, stem, stems
 
 FACTS = (
     Fact(id="dog", answer="His dog is named Ash.", key="Ash", ask=("What is the dog called?",)),
@@ -46,5 +46,11 @@ def test_a_hidden_question_lends_nothing() -> None:
     assert index.candidates("called?", hidden="what is the dog called") == []
 
 
-def test_no_single_word_tells_everything() -> None:
-    assert telling(["mother", "lamp"], {"mother": 9.0, "lamp": -9.0}) == 0.5
+def test_a_fact_told_in_other_words_is_a_candidate() -> None:
+    found = SignIndex(FACTS, PASSAGES).candidates("Which puppy howls?")
+    assert [candidate.fact.id for candidate in found] == ["dog"]
+    assert found[0].missing == ("puppi", "howl")
+
+
+def test_a_book_without_facts_has_no_candidates() -> None:
+    assert SignIndex((), {}).candidates("Which dog barks?") == []
