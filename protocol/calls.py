@@ -266,7 +266,7 @@ class Calls:
         for waiting in started:
             if call.reply.resumed:
                 self._resume(waiting)
-            elif waiting.request.idem is not None and not waiting.text:
+            elif waiting.request.idem is not None and self._session.next_seq(waiting.id) == 0:
                 self._post(waiting)
             else:
                 lost = Refusal(Code.NO_SESSION, "the server was restarted; send it again")
@@ -275,8 +275,8 @@ class Calls:
     def _resume(self, call: Call) -> None:
         if call.type == "resume":
             return
-        seq = dict(self._session.resumptions()).get(call.id, 0)
-        body = REQUESTS["resume"].request.model_validate({"target": call.id, "seq": seq})
+        missing = {"target": call.id, "seq": self._session.next_seq(call.id)}
+        body = REQUESTS["resume"].request.model_validate(missing)
         resume = self.start("resume", body)
 
         def check() -> None:

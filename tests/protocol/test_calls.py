@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from protocol.calls import Calls
+from protocol.codec import PROTOCOL, Envelope, decode, encode
+from protocol.errors import Refusal
+from protocol.messages import HelloRequest, SayRequest, Welcome
+
+
+class Told:
+    """A client's calls, without sockets: the test says what the server sends."""
+
+    def __init__(self) -> None:
+        self.calls = Calls(HelloRequest(), heartbeat_s=1.0, timeout_s=5.0, server="nowhere")
+
+    def greeted(self) -> None:
+        """Hello, and the welcome of a server that doesn't know the client."""
+        hello = self.calls.greet()
+        welcome = Welcome(session=f"for-{hello.id}", token="t", role="admin")
+        self.receive("welcome", hello.id, welcome.model_dump(exclude_none=True))
+
+    def receive(
+        self, t: str, request_id: str, body: dict[str, Any], seq: int | None = None
+    ) -> None:
+        frame = encode(Envelope(t, body, re=request_id, seq=seq))
+        self.calls.receive([PROTOCOL, frame], now=0.0)
+
+    def sent(self) -> list[tuple[str, str]]:
+        """Channel and type of what was put into the outbox since this was last asked."""
+        posted = [(channel, decode([PROTOCOL, f]).t) for channel, f in self.calls.outbox]
+        self.calls.outbox.clear()
+        return posted
+
+
+@pytest.mark.parametrize("has_begun", [False, True])
+def test_a_request_with_a_key_is_sent_again_if_it_had_no_delta(has_begun: bool) -> None:
+    told = Told()
+    told.greeted()
+    call = told.calls.start("say", SayRequest(agent="echo", text="hi"), idem="k")
+    told.receive("accepted", call.id, {"line": "L1", "agent": "echo", "tier": "npc"})
+    if has_begun:  # by a mood alone; another run's first delta would be taken for this one
+        told.receive("delta", call.id, {"text": "", "emotion": "joy"}, seq=0)
+    told.sent()
+    told.greeted()
+    if has_begun:
+        assert told.sent() == [("work", "hello")]
+        assert isinstance(call.error, Refusal)
+        assert call.error.code == "no_session"
+    else:
+        assert told.sent() == [("work", "hello"), ("work", "say")]
+        assert not call.ended
