@@ -175,14 +175,30 @@ class Calls:
         self.outbox.append((channel, encode(call.request)))
 
     def greet(self) -> Call:
-        """Say hello, or hello again with the session we had."""
+        """Say hello, or hello again with the session we had.
+
+        One that is still unanswered went to a connection now lost: the same call is sent again, as
+        somebody may be waiting for it.
+        """
         self.control_open = False
+        if self._greeting is not None and not self._greeting.ended:
+            self._renew(self._greeting)
+            return self._greeting
         hello = self._hello
         if self.welcome is not None:
             known = {"session": self.welcome.session, "token": self.welcome.token}
             hello = hello.model_copy(update=known)
         self._greeting = self.start("hello", hello)
         return self._greeting
+
+    def _renew(self, call: Call) -> None:
+        """Send a call again under a fresh id: an id is used once."""
+        del self._calls[call.id]
+        self._session.drop(call.id)
+        call.request = self._session.request(call.type, call.request.body)
+        call.id = call.request.id or ""
+        self._calls[call.id] = call
+        self._post(call)
 
     def join_control(self) -> None:
         """Take the session to the control socket too."""

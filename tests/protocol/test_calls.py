@@ -52,3 +52,25 @@ def test_a_request_with_a_key_is_sent_again_if_it_had_no_delta(has_begun: bool) 
     else:
         assert told.sent() == [("work", "hello"), ("work", "say")]
         assert not call.ended
+
+
+def test_a_hello_without_an_answer_is_repeated_as_the_same_call_under_another_id() -> None:
+    told = Told()
+    hello = told.calls.greet()
+    first_id = hello.id
+    assert told.calls.greet() is hello
+    assert told.sent() == [("work", "hello")] * 2
+    assert told.calls.every == [hello]
+    welcome = Welcome(session="s", token="t", role="admin").model_dump(exclude_none=True)
+    told.receive("welcome", first_id, welcome)
+    assert not hello.ended
+    told.receive("welcome", hello.id, welcome)
+    assert hello.ended
+
+
+def test_after_a_damaged_welcome_a_new_connection_is_greeted_anew() -> None:
+    told = Told()
+    hello = told.calls.greet()
+    told.receive("welcome", hello.id, {})
+    assert hello.error is not None
+    assert told.calls.greet() is not hello

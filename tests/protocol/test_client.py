@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import zmq
 
 from protocol import messages as m
 from protocol.administration import AgentsRequest
@@ -172,6 +173,38 @@ def test_the_next_address_is_tried_where_nobody_answers(hosted: Hosted) -> None:
     connection = listed(hosted, first=f"tcp://127.0.0.1:{free_ports()[0]}")
     with Client(connection) as client:
         assert "".join(client.say("echo", "here instead")) == "here instead"
+
+
+@pytest.fixture
+def dying() -> Iterator[str]:
+    """A server's address: it takes a connection, hears hello, and is gone."""
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    router = context.socket(zmq.ROUTER)
+    port = router.bind_to_random_port("tcp://127.0.0.1")
+
+    def die() -> None:
+        with router:
+            router.poll(60_000)
+
+    thread = threading.Thread(target=die)
+    thread.start()
+    yield f"tcp://127.0.0.1:{port}"
+    thread.join()
+    context.term()
+
+
+def test_hello_is_repeated_where_the_server_that_got_it_has_died(
+    hosted: Hosted, dying: str
+) -> None:
+    with Client(listed(hosted, first=dying), ClientConfig(timeout_s=30)) as client:
+        assert "".join(client.say("echo", "here instead")) == "here instead"
+
+
+async def test_the_asyncio_client_repeats_hello_too(server: Server, dying: str) -> None:
+    connection = Connection(work=dying, others=[server.connection])
+    async with AsyncClient(connection, ClientConfig(timeout_s=30)) as client:
+        body = m.SayRequest(agent="echo", text="here instead")
+        assert (await client.request("say", body)).text == "here instead"
 
 
 def test_when_a_server_is_gone_its_client_goes_on_at_the_next_and_back(tmp_path: Path) -> None:
