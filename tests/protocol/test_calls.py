@@ -4,10 +4,11 @@ from typing import Any
 
 import pytest
 
+from protocol.administration import AgentsRequest, StatsRequest
 from protocol.calls import Calls
 from protocol.codec import PROTOCOL, Envelope, decode, encode
 from protocol.errors import Refusal
-from protocol.messages import HelloRequest, SayRequest, Welcome
+from protocol.messages import CancelRequest, HelloRequest, SayRequest, Welcome
 
 
 class Told:
@@ -30,7 +31,9 @@ class Told:
 
     def sent(self) -> list[tuple[str, str]]:
         """Channel and type of what was put into the outbox since this was last asked."""
-        posted = [(channel, decode([PROTOCOL, f]).t) for channel, f in self.calls.outbox]
+        posted: list[tuple[str, str]] = [
+            (p.channel, decode([PROTOCOL, p.frame]).t) for p in self.calls.outbox
+        ]
         self.calls.outbox.clear()
         return posted
 
@@ -74,3 +77,22 @@ def test_after_a_damaged_welcome_a_new_connection_is_greeted_anew() -> None:
     told.receive("welcome", hello.id, {})
     assert hello.error is not None
     assert told.calls.greet() is not hello
+
+
+def test_what_waits_for_a_control_socket_goes_by_work_or_is_refused_where_there_is_none() -> None:
+    told = Told()
+    told.greeted()
+    told.calls.join_control()
+    told.calls.control_open = True
+    told.sent()
+    looked = told.calls.start("stats", StatsRequest())
+    told.calls.start("cancel", CancelRequest(target="c1"))
+    told.calls.join_control()
+    told.calls.do_without_control("tcp://there")
+    assert told.sent() == [("work", "cancel")]
+    for call in (looked, told.calls.start("stats", StatsRequest())):
+        assert isinstance(call.error, Refusal)
+        assert call.error.code == "unsupported"
+        assert str(call.error) == "tcp://there has no control address, where 'stats' belongs"
+    told.calls.start("agents", AgentsRequest())
+    assert told.sent() == [("work", "agents")]

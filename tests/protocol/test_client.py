@@ -5,7 +5,7 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,7 +15,7 @@ from protocol import messages as m
 from protocol.administration import AgentsRequest
 from protocol.async_client import AsyncClient
 from protocol.client import Client, connect
-from protocol.connection import Connection, KeyPair
+from protocol.connection import Address, Connection, KeyPair
 from protocol.errors import KeyRefusedError, NoServerError, OrderError, Refusal
 from protocol.keys import KeyStore, new_pair
 from protocol.operation import KeysRequest
@@ -173,6 +173,45 @@ def test_the_next_address_is_tried_where_nobody_answers(hosted: Hosted) -> None:
     connection = listed(hosted, first=f"tcp://127.0.0.1:{free_ports()[0]}")
     with Client(connection) as client:
         assert "".join(client.say("echo", "here instead")) == "here instead"
+
+
+def test_at_an_address_without_control_all_but_control_goes_on(tmp_path: Path) -> None:
+    ports = free_ports()
+    first, second = Hosted(tmp_path / "1", ports), Hosted(tmp_path / "2")
+    bare = Address(work=second.server.connection.work)
+    connection = first.server.connection.model_copy(update={"others": [bare]})
+    with Client(connection) as client, client._wire.subscribe(["log"]):
+        client.request("stats")
+        until(client, lambda: client._wire.calls.control_open)
+        first.stop()
+        until(client, lambda: not client._wire.connected)
+        waits = client.start("stats")  # for the control socket
+        assert "".join(client.say("echo", "at the next")) == "at the next"
+        spoken = client.start("say", agent="slow", text="on and on")
+        until(client, lambda: len(spoken.text) > 0)
+        client.cancel(spoken)
+        for call, code in ((spoken, "cancelled"), (waits, "unsupported")):
+            with pytest.raises(Refusal) as caught:
+                list(client.parts(call))
+            assert caught.value.code == code
+        with pytest.raises(Refusal, match=f"{bare.work} has no control address, where 'stats'"):
+            client.request("stats")
+        with pytest.raises(Refusal, match=f"{bare.work} has no telemetry address"):
+            client._wire.subscribe(["log"])
+        first = Hosted(tmp_path / "1", ports)
+        second.stop()
+        until(client, lambda: client._wire.calls.control_open)
+        client.request("stats")
+    first.stop()
+
+
+def until(client: Client, condition: Callable[[], bool]) -> None:
+    """Poll, frame by frame, until it holds."""
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        client.poll()
+        time.sleep(0.01)
 
 
 @pytest.fixture
