@@ -217,7 +217,8 @@ class AsyncClient:
         A number that is missing leads to another snapshot, whose events are marked `replayed`.
 
         Raises:
-            Refusal: `forbidden`, the role may not watch.
+            Refusal: `forbidden`, the role may not watch; `unsupported`, the server has no control
+                or no telemetry address.
             NoServerError: the server has gone silent; watch again once it is back.
         """
         socket = self.wire.subscribe(topics)

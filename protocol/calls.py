@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from pydantic import ValidationError
 
@@ -104,6 +104,20 @@ def _typed(request_type: str, envelope: Envelope) -> Body:
     return models[envelope.t].model_validate(fields)
 
 
+def _is_control(call: Call) -> bool:
+    """Whether it looks at or changes what only an admin may, at once."""
+    entry = REQUESTS[call.type]
+    return entry.role == "admin" and not entry.stream
+
+
+class Post(NamedTuple):
+    """A message to send, and the call it belongs to; a note belongs to none."""
+
+    channel: Channel
+    frame: bytes
+    call: Call | None
+
+
 class Calls:
     """All calls of one client.
 
@@ -119,8 +133,9 @@ class Calls:
     ) -> None:
         self.welcome: Welcome | None = None
         self.notices: deque[Notice] = deque()
-        self.outbox: deque[tuple[Channel, bytes]] = deque()
+        self.outbox: deque[Post] = deque()
         self.control_open = False  # whether the session has joined the control socket
+        self.no_control_at = ""  # the server turned to, where it has no control socket to join
         self.faults: deque[ProtocolError] = deque()  # errors that belong to no call
         self._hello = hello
         self._heartbeat_s, self._timeout_s, self._server = heartbeat_s, timeout_s, server
@@ -167,16 +182,43 @@ class Calls:
         return call
 
     def _post(self, call: Call) -> None:
-        entry = REQUESTS[call.type]
-        goes_control = call.type in ("cancel", "ping") or (
-            entry.role == "admin" and not entry.stream
-        )
+        is_control = _is_control(call)
+        if self.no_control_at and is_control:
+            sentence = f"{self.no_control_at} has no control address, where {call.type!r} belongs"
+            self._fail(call, Refusal(Code.UNSUPPORTED, sentence))
+            return
+        goes_control = is_control or call.type in ("cancel", "ping")
         channel: Channel = "control" if self.control_open and goes_control else "work"
-        self.outbox.append((channel, encode(call.request)))
+        self.outbox.append(Post(channel, encode(call.request), call))
+
+    def do_without_control(self, server: str) -> None:
+        """This server is used from now on, and has no control socket.
+
+        Cancel and ping go by work there. What belongs on control is refused, also what waits.
+        """
+        self.no_control_at, self.control_open = server, False
+        waiting = list(self.outbox)
+        self.outbox.clear()
+        for post in waiting:
+            if post.channel == "work":
+                self.outbox.append(post)
+            elif post.call is None or post.call.ended:
+                continue
+            elif post.call.type == "hello":  # by work it would open a second session
+                self._fail(post.call, NoServerError("the control socket is gone"))
+            else:
+                self._post(post.call)
 
     def greet(self) -> Call:
-        """Say hello, or hello again with the session we had."""
+        """Say hello, or hello again with the session we had.
+
+        One that is still unanswered went to a connection now lost: the same call is sent again, as
+        somebody may be waiting for it.
+        """
         self.control_open = False
+        if self._greeting is not None and not self._greeting.ended:
+            self._renew(self._greeting)
+            return self._greeting
         hello = self._hello
         if self.welcome is not None:
             known = {"session": self.welcome.session, "token": self.welcome.token}
@@ -184,21 +226,32 @@ class Calls:
         self._greeting = self.start("hello", hello)
         return self._greeting
 
+    def _renew(self, call: Call) -> None:
+        """Send a call again under a fresh id: an id is used once."""
+        del self._calls[call.id]
+        self._session.drop(call.id)
+        call.request = self._session.request(call.type, call.request.body)
+        call.id = call.request.id or ""
+        self._calls[call.id] = call
+        self._post(call)
+
     def join_control(self) -> None:
         """Take the session to the control socket too."""
         assert self.welcome is not None
         known = {"session": self.welcome.session, "token": self.welcome.token}
         call = self.start("hello", self._hello.model_copy(update=known))
-        self.outbox[-1] = ("control", self.outbox[-1][1])
+        self.outbox[-1] = self.outbox[-1]._replace(channel="control")
 
         def check() -> None:
-            self.control_open = isinstance(call.reply, Welcome) and call.reply.resumed
+            joined = isinstance(call.reply, Welcome) and call.reply.resumed
+            self.control_open = joined and not self.no_control_at
 
         call.changed = check
 
     def note(self, t: str, body: Body) -> None:
         """Put a message that has no answer into the outbox."""
-        self.outbox.append(("work", encode(Envelope(t, body.model_dump(exclude_none=True)))))
+        frame = encode(Envelope(t, body.model_dump(exclude_none=True)))
+        self.outbox.append(Post("work", frame, None))
 
     def receive(self, frames: list[bytes], now: float) -> Call | None:
         """Take one message; returns the call it belongs to.
@@ -266,7 +319,7 @@ class Calls:
         for waiting in started:
             if call.reply.resumed:
                 self._resume(waiting)
-            elif waiting.request.idem is not None and not waiting.text:
+            elif waiting.request.idem is not None and self._session.next_seq(waiting.id) == 0:
                 self._post(waiting)
             else:
                 lost = Refusal(Code.NO_SESSION, "the server was restarted; send it again")
@@ -275,8 +328,8 @@ class Calls:
     def _resume(self, call: Call) -> None:
         if call.type == "resume":
             return
-        seq = dict(self._session.resumptions()).get(call.id, 0)
-        body = REQUESTS["resume"].request.model_validate({"target": call.id, "seq": seq})
+        missing = {"target": call.id, "seq": self._session.next_seq(call.id)}
+        body = REQUESTS["resume"].request.model_validate(missing)
         resume = self.start("resume", body)
 
         def check() -> None:

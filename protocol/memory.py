@@ -98,5 +98,5 @@ class MemoryClient:
 
     def _deliver(self) -> None:
         while self.calls.outbox:
-            _, frame = self.calls.outbox.popleft()
+            frame = self.calls.outbox.popleft().frame
             self._dispatcher.take(self, [PROTOCOL, frame])

@@ -16,7 +16,7 @@ credit. Its methods return the envelopes to send now, and whoever owns the socke
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 from typing import Any
@@ -327,8 +327,6 @@ class ClientSession:
         """Stop waiting for a request."""
         self._orders.pop(request_id, None)
 
-    def resumptions(self) -> Iterator[tuple[str, int]]:
-        """Each open stream's id and the number wanted next."""
-        for request_id, order in list(self._orders.items()):
-            if order.is_stream:
-                yield request_id, order.next_seq
+    def next_seq(self, request_id: str) -> int:
+        """The number of the message that an open request gets next; 0 while it has said nothing."""
+        return self._orders[request_id].next_seq

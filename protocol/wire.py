@@ -12,7 +12,7 @@ from zmq.utils.monitor import recv_monitor_message
 from protocol.calls import Call, Calls
 from protocol.codec import PROTOCOL
 from protocol.connection import Address, Connection
-from protocol.errors import KeyRefusedError, ProtocolError
+from protocol.errors import Code, KeyRefusedError, ProtocolError, Refusal
 from protocol.messages import HelloRequest
 
 _FAILURES = {
@@ -82,11 +82,23 @@ class Wire:
         """What to wait on for something to come in."""
         return [*self._sockets.values(), self._monitor]
 
+    @property
+    def _has_control(self) -> bool:
+        """Whether the control socket is connected to the server that is now turned to."""
+        return "control" in self._sockets and bool(self.address.control)
+
     def _dial(self, endpoint: str) -> zmq.Socket[bytes]:
         return dial(self._context, zmq.DEALER, endpoint, self.connection)
 
     def subscribe(self, topics: list[str]) -> zmq.Socket[bytes]:
-        """A socket on which these topics' telemetry arrives; the caller closes it."""
+        """A socket on which these topics' telemetry arrives; the caller closes it.
+
+        Raises:
+            Refusal: `unsupported`, the server that is now turned to has no telemetry address.
+        """
+        if not self.address.telemetry:
+            sentence = f"{self.address.work} has no telemetry address to watch at"
+            raise Refusal(Code.UNSUPPORTED, sentence)
         socket = dial(self._context, zmq.SUB, self.address.telemetry, self.connection)
         self._telemetry.add(socket)
         for topic in topics:
@@ -104,7 +116,7 @@ class Wire:
                 call = self.calls.receive(frames, now)
                 if call is not None:
                     changed.append(call)
-                if self.calls.welcome is not had_session and "control" in self._sockets:
+                if self.calls.welcome is not had_session and self._has_control:
                     self.calls.join_control()
         self.calls.tick(now, idle_ping=idle_ping)
         if self.connection.others:
@@ -125,6 +137,7 @@ class Wire:
                 if not socket.closed:
                     _redial(socket, self.address.telemetry, after.telemetry)
             self.address, self.connected, self._well_s = after, False, now
+            self.calls.no_control_at = ""  # not known before somebody answers there
 
     @property
     def readable(self) -> bool:
@@ -134,9 +147,9 @@ class Wire:
     def _send(self) -> None:
         outbox = self.calls.outbox
         while outbox and (self.connected or not self.connection.others):
-            channel, frame = outbox[0]
+            post = outbox[0]
             try:
-                self._sockets[channel].send_multipart([PROTOCOL, frame], zmq.DONTWAIT)
+                self._sockets[post.channel].send_multipart([PROTOCOL, post.frame], zmq.DONTWAIT)
             except zmq.Again:
                 return  # the server doesn't read; the next pump tries again
             outbox.popleft()
@@ -152,6 +165,8 @@ class Wire:
                     self.calls.give_up(self._key_error())
                 self.connected = False
             elif event is zmq.Event.HANDSHAKE_SUCCEEDED:
+                if "control" in self._sockets and not self._has_control:
+                    self.calls.do_without_control(self.address.work)
                 if self._was_connected:
                     self.calls.greet()
                 self.connected = self._was_connected = True
@@ -200,9 +215,11 @@ def dial(
 
 
 def _redial(socket: zmq.Socket[bytes], before: str, after: str) -> None:
-    """Turn a socket to another server; its options, keys and topics stay."""
-    socket.disconnect(before)
-    socket.connect(after)
+    """Turn a socket to another server, or to nobody; its options, keys and topics stay."""
+    if before:
+        socket.disconnect(before)
+    if after:
+        socket.connect(after)
 
 
 def _receive(socket: zmq.Socket[bytes]) -> list[bytes] | None:

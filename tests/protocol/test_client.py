@@ -5,16 +5,17 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import zmq
 
 from protocol import messages as m
 from protocol.administration import AgentsRequest
 from protocol.async_client import AsyncClient
 from protocol.client import Client, connect
-from protocol.connection import Connection, KeyPair
+from protocol.connection import Address, Connection, KeyPair
 from protocol.errors import KeyRefusedError, NoServerError, OrderError, Refusal
 from protocol.keys import KeyStore, new_pair
 from protocol.operation import KeysRequest
@@ -172,6 +173,77 @@ def test_the_next_address_is_tried_where_nobody_answers(hosted: Hosted) -> None:
     connection = listed(hosted, first=f"tcp://127.0.0.1:{free_ports()[0]}")
     with Client(connection) as client:
         assert "".join(client.say("echo", "here instead")) == "here instead"
+
+
+def test_at_an_address_without_control_all_but_control_goes_on(tmp_path: Path) -> None:
+    ports = free_ports()
+    first, second = Hosted(tmp_path / "1", ports), Hosted(tmp_path / "2")
+    bare = Address(work=second.server.connection.work)
+    connection = first.server.connection.model_copy(update={"others": [bare]})
+    with Client(connection) as client, client._wire.subscribe(["log"]):
+        client.request("stats")
+        until(client, lambda: client._wire.calls.control_open)
+        first.stop()
+        until(client, lambda: not client._wire.connected)
+        waits = client.start("stats")  # for the control socket
+        assert "".join(client.say("echo", "at the next")) == "at the next"
+        spoken = client.start("say", agent="slow", text="on and on")
+        until(client, lambda: len(spoken.text) > 0)
+        client.cancel(spoken)
+        for call, code in ((spoken, "cancelled"), (waits, "unsupported")):
+            with pytest.raises(Refusal) as caught:
+                list(client.parts(call))
+            assert caught.value.code == code
+        with pytest.raises(Refusal, match=f"{bare.work} has no control address, where 'stats'"):
+            client.request("stats")
+        with pytest.raises(Refusal, match=f"{bare.work} has no telemetry address"):
+            client._wire.subscribe(["log"])
+        first = Hosted(tmp_path / "1", ports)
+        second.stop()
+        until(client, lambda: client._wire.calls.control_open)
+        client.request("stats")
+    first.stop()
+
+
+def until(client: Client, condition: Callable[[], bool]) -> None:
+    """Poll, frame by frame, until it holds."""
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        client.poll()
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def dying() -> Iterator[str]:
+    """A server's address: it takes a connection, hears hello, and is gone."""
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    router = context.socket(zmq.ROUTER)
+    port = router.bind_to_random_port("tcp://127.0.0.1")
+
+    def die() -> None:
+        with router:
+            router.poll(60_000)
+
+    thread = threading.Thread(target=die)
+    thread.start()
+    yield f"tcp://127.0.0.1:{port}"
+    thread.join()
+    context.term()
+
+
+def test_hello_is_repeated_where_the_server_that_got_it_has_died(
+    hosted: Hosted, dying: str
+) -> None:
+    with Client(listed(hosted, first=dying), ClientConfig(timeout_s=30)) as client:
+        assert "".join(client.say("echo", "here instead")) == "here instead"
+
+
+async def test_the_asyncio_client_repeats_hello_too(server: Server, dying: str) -> None:
+    connection = Connection(work=dying, others=[server.connection])
+    async with AsyncClient(connection, ClientConfig(timeout_s=30)) as client:
+        body = m.SayRequest(agent="echo", text="here instead")
+        assert (await client.request("say", body)).text == "here instead"
 
 
 def test_when_a_server_is_gone_its_client_goes_on_at_the_next_and_back(tmp_path: Path) -> None:
