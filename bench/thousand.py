@@ -133,14 +133,14 @@ def visit(
 ) -> dict[str, float]:
     """All rows but one speak 200 tokens; visitors come by, `loaded` for it or already there."""
     chance, residents = random.Random(seed), arguments.rows - 1
-    guests = range(residents, arguments.slots - 1)
+    guests = list(range(residents, arguments.slots - 1))
     for npc in [*range(residents), *guests]:  # each in its slot
         line(engine, f"before {seed}/{npc}", npc, 4, 1, chance)
     while engine.has_work():
         engine.step()
     if loaded:
-        guests = range(arguments.slots + seed * 100, arguments.slots + seed * 100 + 100)
-    guests = [npc % arguments.adapters for npc in guests]
+        first = arguments.slots + seed * 100
+        guests = [npc % arguments.adapters for npc in range(first, first + 100)]
     for npc in range(residents):
         line(engine, f"resident {seed}/{npc}", npc, 4, 200, chance)
     while engine.stats().num_waiting or engine.stats().num_running < residents:
