@@ -19,6 +19,9 @@ from engine.errors import AdapterError
 Factors = dict[str, tuple[Tensor, Tensor]]
 """By module path (`3.self_attn.q_proj`): A [rank, in] and B [out, rank], scale folded into B."""
 
+Laid = dict[str, tuple[Tensor, list[Tensor]]]
+"""By site, as a bank's slot has it but no wider than its ranks: see `LoraBank.lay_out`."""
+
 PREFIX = "base_model.model."
 SOFT = ("PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING")
 SERVED = ("LORA", *SOFT)
@@ -34,7 +37,8 @@ class LoadedAdapter:
         digest: SHA-256 of configuration and tensors.
         base_digest: of the base it was trained on, if its card tells; else None.
         rank: the largest of its modules.
-        factors: what goes into a slot.
+        factors: its matrices, until a bank has laid them out.
+        laid: what goes into a slot.
         prompt: a soft prompt's embeddings, fp32 [tokens, hidden].
         prefix: a prefix's keys and values, fp32 [2, layers, kv_heads, tokens, head_dim].
     """
@@ -45,6 +49,7 @@ class LoadedAdapter:
     rank: int
     size_bytes: int
     factors: Factors = field(default_factory=dict)
+    laid: Laid = field(default_factory=dict)
     prompt: Tensor | None = None
     prefix: Tensor | None = None
 

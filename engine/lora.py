@@ -9,13 +9,13 @@ outputs, so that a step walks through memory instead of jumping.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from engine.adapters import Factors, LoadedAdapter, card_digest, read_adapter
+from engine.adapters import Factors, Laid, LoadedAdapter, card_digest, read_adapter
 from engine.architecture import Architecture
 from engine.errors import AdapterError
 from engine.model import Step
@@ -97,7 +97,7 @@ class LoraBank:
         self.b: dict[str, list[Tensor]] = {}
 
     def read(self, path: Path) -> LoadedAdapter:
-        """Read an adapter that fits.
+        """Read an adapter that fits, and lay it out: a slot is then filled by a few copies.
 
         Raises:
             AdapterError: damaged, made for another base, or of too high a rank.
@@ -116,7 +116,11 @@ class LoraBank:
             self._check_soft(adapter)
         except AdapterError as error:
             raise AdapterError(f"{path}: {error}") from error
-        return adapter
+        if not adapter.factors:
+            return adapter
+        laid = self.lay_out(adapter.factors)
+        size = sum(t.nbytes for a, b in laid.values() for t in (a, *b))
+        return replace(adapter, factors={}, laid=laid, size_bytes=size)
 
     def _check(self, factors: Factors) -> None:
         places = self._places()
@@ -153,26 +157,53 @@ class LoraBank:
                     f"the base {expected}"
                 )
 
+    def lay_out(self, factors: Factors) -> Laid:
+        """Factors by site: A [layers, in, parts, rank] and, per part, B [layers, rank, out], or in
+        tiles [layers, out / tile, rank, tile]; in the bank's precision, missing modules zero."""
+        places = self._places()
+        laid: Laid = {}
+        for name, site in self.sites.items():
+            ranks = [a.shape[0] for path, (a, _) in factors.items() if places[path][0] == name]
+            if ranks:
+                laid[name] = self._empty(site, max(ranks))
+        for path, (a, b) in factors.items():
+            name, part = places[path]
+            layer, rank = int(path.split(".", 1)[0]), a.shape[0]
+            whole_a, whole_b = laid[name]
+            whole_a[layer, :, part, :rank] = a.T
+            if self._tile:
+                tiles = b.reshape(-1, self._tile, rank).transpose(1, 2)
+                whole_b[part][layer, :, :rank] = tiles
+            else:
+                whole_b[part][layer, :rank] = b.T
+        return laid
+
+    def _empty(self, site: Site, rank: int) -> tuple[Tensor, list[Tensor]]:
+        layers, tile = self.num_layers, self._tile
+        sizes = [
+            (layers, part.size // tile, rank, tile) if tile else (layers, rank, part.size)
+            for part in site.parts
+        ]
+        a = torch.zeros(layers, site.in_size, len(site.parts), rank, dtype=self._dtype)
+        return a, [torch.zeros(size, dtype=self._dtype) for size in sizes]
+
     def write(self, slot: int, content: LoadedAdapter) -> None:
         """Put an adapter into a slot, in place; ranks below the maximum are padded."""
-        factors = content.factors
-        places = self._places()
-        for site in {places[path][0] for path in factors} - self.a.keys():
+        for site in content.laid.keys() - self.a.keys():
             self._allocate(site)
         for site, stack in self.a.items():
-            stack[:, slot].zero_()
-            for part in self.b[site]:
-                part[:, slot].zero_()
-        for path, (a, b) in factors.items():
-            site, part_number = places[path]
-            layer, rank = int(path.split(".", 1)[0]), a.shape[0]
-            first = part_number * self.max_rank
-            self.a[site][layer, slot, :, first : first + rank] = a.T
-            stack = self.b[site][part_number][layer, slot]
-            if self._tile:
-                stack[:, :rank] = b.reshape(-1, self._tile, rank).transpose(1, 2)
-            else:
-                stack[:rank] = b.T
+            wide = stack[:, slot].view(*stack.shape[:1], stack.shape[2], -1, self.max_rank)
+            parts = [part[:, slot] for part in self.b[site]]
+            a, b = content.laid.get(site, (None, []))
+            if a is None or a.shape[3] < self.max_rank:
+                wide.zero_()
+                for part in parts:
+                    part.zero_()
+            if a is None:
+                continue
+            wide[..., : a.shape[3]] = a
+            for part, found in zip(parts, b, strict=True):
+                part[..., : a.shape[3], :] = found
 
     def add(self, layer: int, site: str, x: Tensor, y: Tensor, step: Step) -> None:
         """Add every token's own adapter to y [N, out] for x [N, in], in place."""
