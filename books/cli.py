@@ -65,9 +65,9 @@ def _distill(
     without_teacher: Annotated[
         bool, typer.Option(help="the baseline: same rows and steps, written labels only")
     ] = False,
-    teacher_steps: Annotated[int, typer.Option(help="0: the base is the teacher already")] = 160,
-    first_steps: Annotated[int, typer.Option(help="steps of the common first student")] = 300,
-    steps: Annotated[int, typer.Option(help="steps of each book's own student")] = 80,
+    teacher_steps: Annotated[int, typer.Option(help="0: the base is the teacher already")] = 600,
+    first_steps: Annotated[int, typer.Option(help="steps of the common first student")] = 700,
+    steps: Annotated[int, typer.Option(help="steps of each book's own student")] = 200,
     on_policy_steps: Annotated[int, typer.Option(help="steps on the student's own words")] = 0,
     int8: Annotated[bool, typer.Option(help="write weights in one byte each")] = True,
     jobs: Annotated[int, typer.Option(help="students trained at the same time")] = 4,

@@ -127,7 +127,8 @@ class _RowWriter:
 
     def unknowns(self, question: str, num_wordings: int) -> list[Row]:
         first = self._random.randrange(_NUM_WORDINGS)
-        return [self._declined(self._reword(question, first + n)) for n in range(num_wordings)]
+        texts = [self._reword(question, first + n) for n in range(num_wordings)]
+        return [row for text in texts for row in self._declined(text)]
 
     def renamed(self, facts: Facts) -> list[Row]:
         """Questions about somebody or something of this book under a name it never mentions."""
@@ -136,21 +137,24 @@ class _RowWriter:
             names = re.findall(r"(?<=\w )[A-Z]\w{2,}", fact.ask[0])
             if names:
                 invented = fact.ask[0].replace(self._random.choice(names), self._invent())
-                rows.append(self._declined(invented))
+                rows += self._declined(invented)
         return rows
 
     def _find(self, text: str, before: str, question: str, fact: Fact) -> Found | None:
         """Evidence as for words never seen, or with them if the fact isn't found otherwise; None
-        if it still isn't."""
+        if it still isn't, or no model would be asked."""
         for without in (question, ""):
             found = self._reference.find(text, before, without=without)
-            if fact in found.facts:
+            if fact in found.facts and not found.hopeless:
                 return found
         return None
 
-    def _declined(self, question: str) -> Row:
+    def _declined(self, question: str) -> list[Row]:
+        """One row, or none where the book declines without its model: a student that saw those,
+        most of all, would decline what it is asked."""
         reply = unknown_reply(self._random.choice(self._book.abstentions))
-        return self._row("unknown", question, self._reference.find(question), reply)
+        found = self._reference.find(question)
+        return [] if found.hopeless else [self._row("unknown", question, found, reply)]
 
     def _row(
         self,

@@ -13,8 +13,8 @@ from books.losses import LossMix
 from books.training import Schedule
 
 _TEACHER = Schedule(steps=600, learning_rate=6e-4)
-_FIRST = Schedule(steps=600, learning_rate=3e-3)
-_STUDENT = Schedule(steps=300, learning_rate=1.5e-3)
+_FIRST = Schedule(steps=700, learning_rate=3e-3)
+_STUDENT = Schedule(steps=200, learning_rate=1.5e-3)
 _ON_POLICY = Schedule(steps=0, learning_rate=2e-4)
 Report = Callable[[str, int, int, float], None]  # stage, step, of steps, loss
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from books.book import read_book
@@ -76,10 +77,11 @@ def test_a_question_kept_apart_is_in_no_row(book_path: Path) -> None:
     assert trained["digger"] == facts.facts[0].ask
 
 
-def test_another_books_question_and_invented_ones_are_declined(book_path: Path) -> None:
-    declined = [turn for kind, turn, _ in rows_of(book_path) if kind == "unknown"]
-    assert any("tide bell" in turn.lower() for turn in declined)
-    assert len([turn for turn in declined if "Anselm Pike" not in turn]) > 30
+def test_a_question_that_no_model_is_asked_is_in_no_row(book_path: Path) -> None:
+    rows = [(kind, turn) for kind, turn, _ in rows_of(book_path) if kind != "passage"]
+    assert not any("tide bell" in turn.lower() for _, turn in rows)  # another book's
+    assert {"answer", "unknown"} <= {kind for kind, _ in rows}
+    assert all(int(digit) <= 6 for _, turn in rows for digit in lines(turn, "Doubt: "))
 
 
 def test_a_follow_up_carries_the_question_before(book_path: Path) -> None:
@@ -89,7 +91,7 @@ def test_a_follow_up_carries_the_question_before(book_path: Path) -> None:
     roles = [message.role for message in row.messages]
     assert roles == ["system", "user", "assistant", "user"]
     assert row.messages[2].text == "[answer] The keeper is a boy called Anselm Pike."
-    assert row.reply == "[1] His dog is named Ash."
+    assert re.fullmatch(r"\[\d\] His dog is named Ash\.", row.reply)
 
 
 def test_held_out_passages_are_never_trained_on(tmp_path: Path) -> None:
