@@ -73,7 +73,7 @@ class Court:
         for question in questions:
             found = reference.find(question.text)
             self._hopeless.append(found.hopeless)
-            self._choices.append(found.evidence.choices(book.abstentions))
+            self._choices.append(found.evidence.choices())
             messages = book_messages(book.title, book.author, found.evidence, question.text)
             prompt = template.encode(messages)[0]
             fact = question.fact

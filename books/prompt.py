@@ -53,11 +53,11 @@ class Evidence:
             lines.append(f"Doubt: {min(9, int(10 * self.doubt))}")
         return "".join(f"{line}\n" for line in lines)
 
-    def choices(self, abstentions: Sequence[str]) -> Constraint | None:
-        """What a book may reply: the answer of a note, or that it doesn't know, in its own words.
+    def choices(self) -> Constraint | None:
+        """What a book may reply: the answer of one of its notes; None without any.
 
-        A model of a million parameters that copies freely garbles names. Without notes it is on
-        its own (None).
+        A model of a million parameters that copies freely garbles names. Nor does it decline:
+        it was asked because the doubt was small, and judges that worse than the doubt does.
         """
         if not self.notes:
             return None
@@ -65,8 +65,7 @@ class Evidence:
             answer_reply(one_line(note.answer), number)
             for number, note in enumerate(self.notes, start=1)
         ]
-        replies += [unknown_reply(one_line(words)) for words in abstentions]
-        return Constraint(kind="choice", source=json.dumps(list(dict.fromkeys(replies))))
+        return Constraint(kind="choice", source=json.dumps(replies))
 
 
 def one_line(text: str) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 from books.book import Page
 from books.prompt import book_messages, refers_back
 from books.reference import Found, open_book
-from engine.requests import Constraint, Message
+from engine.requests import Message
 from roles.errors import LineError
 from roles.store import Store
 
@@ -67,10 +67,6 @@ class BookOnShelf:
         """What its model sees."""
         book = self.book
         return book_messages(book.title, book.author, found.evidence, question, before)
-
-    def choices(self, found: Found) -> Constraint | None:
-        """What it may reply."""
-        return found.evidence.choices(self.book.abstentions)
 
     def abstention(self, seed: int) -> str:
         """One of its sentences for what it doesn't tell."""

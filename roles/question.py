@@ -102,7 +102,7 @@ class Question:
             temperature=body.temperature,
             top_p=body.top_p,
         )
-        choices = self.book.choices(self.found)
+        choices = self.found.evidence.choices()
         line.sampling = replace(params, num_top_logprobs=body.top_logprobs, constraint=choices)
 
     async def _obstacle(self, engine: Engine, deadlines: Deadlines) -> str:
