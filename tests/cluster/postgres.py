@@ -39,8 +39,8 @@ class Postgres:
         self.run("pg_ctl", "start", "--wait", "-o", listen, "-l", str(self._folder / "server.log"))
 
     def stop(self) -> None:
-        """End it, whoever is connected."""
-        self.run("pg_ctl", "stop", "--wait", "-m", "immediate")
+        """End it, whoever is connected; what was committed without waiting for the disk stays."""
+        self.run("pg_ctl", "stop", "--wait", "-m", "fast")
 
 
 @contextmanager
