@@ -112,11 +112,9 @@ class Replica:
             return True
         ((event, told),) = value.items()
         request_id = told["request_id"]
-        if event == "Finished":
-            return True
         if event == "Started":
             self._silent.add(request_id)
             return False
         first = request_id in self._silent
         self._silent.discard(request_id)
-        return first
+        return first or event == "Finished"
