@@ -20,7 +20,7 @@ from books.distill import Volume
 from books.errors import StudentError
 from books.facts import Question, read_questions
 from books.generation import write_replies
-from books.int8 import int8_bytes, round_model
+from books.int8 import int8_bytes, is_quantized, round_model
 from books.losses import kl
 from books.prompt import answer_reply, book_messages, unknown_reply
 from books.reference import Reference
@@ -177,10 +177,11 @@ def judge_book(
             if read_card(folder).book != book.name:
                 raise StudentError(f"{folder} is a student of {read_card(folder).book!r}")
             verdicts[name] = court.judge_model(load_student(folder).eval(), folder, mentor)
-    rounded = round_model(load_student(student).eval())
-    verdicts["student_int8"] = replace(
-        court.judge_model(rounded, student, mentor), size_bytes=int8_bytes(rounded)
-    )
+    if not is_quantized(student):  # else "student" says it
+        rounded = round_model(load_student(student).eval())
+        verdicts["student_int8"] = replace(
+            court.judge_model(rounded, student, mentor), size_bytes=int8_bytes(rounded)
+        )
     verdicts["first_note"] = court.judge_words(first_note(book, facts))
     verdicts["best_sentence"] = court.judge_words(best_sentence(book, facts))
     best = verdicts["teacher"].scores.f1

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load, save_file
 from torch import Tensor
 
@@ -60,6 +61,12 @@ def quantize_student(folder: Path) -> StudentCard:
     card = replace(card, weights_digest=file_digest(path))
     (folder / CARD_NAME).write_text(json.dumps(asdict(card), indent=2) + "\n")
     return card
+
+
+def is_quantized(folder: Path) -> bool:
+    """Whether a student's weights are int8 on disk."""
+    with safe_open(folder / "model.safetensors", framework="pt") as stored:
+        return any(name.endswith(SCALE) for name in stored.keys())  # noqa: SIM118
 
 
 @torch.no_grad()

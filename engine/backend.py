@@ -227,7 +227,7 @@ class InlineBackend(ServedBackend):
     async def start(self) -> None:
         """Start the thread."""
         inbox: Inbox[Report] = Inbox(self._receive)
-        self._service = Service(self._factory, self._config, inbox.put_all)
+        self._service = Service(self._factory, self._config, lambda told: inbox.put(*told))
         self._service.start()
 
     def _send(self, command: Command) -> None:

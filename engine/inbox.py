@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
@@ -27,12 +27,8 @@ class Inbox(Generic[Item]):
         self._items: deque[Item] = deque()
         self._lock = threading.Lock()
 
-    def put(self, item: Item) -> None:
-        """Hand an item over, from any thread; once the loop has ended nobody takes it."""
-        self.put_all([item])
-
-    def put_all(self, items: Sequence[Item]) -> None:
-        """Likewise several, in this order."""
+    def put(self, *items: Item) -> None:
+        """Hand items over, from any thread; once the loop has ended nobody takes them."""
         with self._lock:
             awake = bool(self._items)
             self._items.extend(items)
