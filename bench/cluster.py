@@ -30,10 +30,11 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from bench.cluster_peers import ActorPerRequest, ServePerRequest  # noqa: E402
 from cluster.link import Placement  # noqa: E402
 from cluster.pool import PoolConfig, RayBackend  # noqa: E402
 from cluster.routing import Route, Seat, choose  # noqa: E402
-from engine.backend import InlineBackend, SubprocessBackend  # noqa: E402
+from engine.backend import SubprocessBackend  # noqa: E402
 from engine.config import EngineConfig  # noqa: E402
 from engine.requests import (  # noqa: E402
     Delta,
@@ -90,8 +91,8 @@ async def paths(arguments: argparse.Namespace, store: str) -> dict[str, Any]:
     made: dict[str, Callable[[], Any]] = {
         "subprocess": lambda: SubprocessBackend(config()),
         "ray": lambda: ray_backend(store, 1),
-        "ray, one call per request": ActorPerRequest,
-        "ray serve": ServePerRequest,
+        "ray, one call per request": lambda: ActorPerRequest(config()),
+        "ray serve": lambda: ServePerRequest(config()),
     }
     names = arguments.paths or list(made)
     rows = Rows()
@@ -335,90 +336,6 @@ class Beside:
     async def close(self) -> None:
         """End them all."""
         await asyncio.gather(*(engine.close() for engine in self._engines))
-
-
-class Speaker:
-    """An engine inside an actor or deployment, asked once per request."""
-
-    def __init__(self) -> None:
-        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-        self._backend: InlineBackend | None = None
-
-    async def load(self, name: str, path: str) -> None:
-        """Start at the first call; load an adapter."""
-        if self._backend is None:
-            self._backend = InlineBackend(config())
-            await self._backend.start()
-            await self._backend.wait_ready()
-        await self._backend.load_adapter(name, Path(path))
-
-    async def speak(self, request: GenerationRequest) -> AsyncIterator[Any]:
-        """The request's events."""
-        assert self._backend is not None
-        async for event in self._backend.submit(request):
-            yield event
-
-
-class ActorPerRequest:
-    """A plain actor; every request is a streaming call of its own."""
-
-    async def start(self) -> None:
-        """Make the actor."""
-        import ray
-
-        self._actor: Any = ray.remote(Speaker).options(num_cpus=1, max_concurrency=256).remote()
-
-    async def wait_ready(self) -> None:
-        """It is ready once it has loaded an adapter."""
-
-    async def load_adapter(self, name: str, path: Path) -> None:
-        """Load it there."""
-        await self._actor.load.remote(name, str(path))
-
-    async def submit(self, request: GenerationRequest) -> AsyncIterator[Any]:
-        """Every event is an object of its own."""
-        async for ref in self._actor.speak.remote(request):
-            yield await ref
-
-    async def close(self) -> None:
-        """Kill it."""
-        import ray
-
-        ray.kill(self._actor)
-
-
-class ServePerRequest:
-    """The same behind Ray Serve: its router, its streaming responses."""
-
-    def __init__(self) -> None:
-        from ray import serve
-
-        self._serve: Any = serve
-
-    async def start(self) -> None:
-        """Deploy it."""
-        deployment = self._serve.deployment(
-            Speaker, max_ongoing_requests=256, ray_actor_options={"num_cpus": 1}
-        )
-        self._handle = await asyncio.to_thread(
-            self._serve.run, deployment.bind(), name="bench", route_prefix=None
-        )
-
-    async def wait_ready(self) -> None:
-        """`serve.run` has waited."""
-
-    async def load_adapter(self, name: str, path: Path) -> None:
-        """Load it there."""
-        await self._handle.load.remote(name, str(path))
-
-    async def submit(self, request: GenerationRequest) -> AsyncIterator[Any]:
-        """Through a handle that streams."""
-        async for event in self._handle.options(stream=True).speak.remote(request):
-            yield event
-
-    async def close(self) -> None:
-        """Take it down."""
-        await asyncio.to_thread(self._serve.shutdown)
 
 
 if __name__ == "__main__":
