@@ -23,6 +23,7 @@ from protocol.errors import (
     ProtocolError,
     Refusal,
     VersionError,
+    first_fault,
 )
 from protocol.messages import Accepted, Body, Delta, ErrorBody, HelloRequest, Notice, Welcome
 from protocol.session import ClientSession
@@ -68,9 +69,8 @@ class Call:
         try:
             part = _typed(self.type, envelope)
         except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False)[0]
-            where = ".".join(map(str, first["loc"]))
-            raise FrameError(f"{envelope.t} of {self.type}: {where}: {first['msg']}") from error
+            _, sentence = first_fault(error)
+            raise FrameError(f"{envelope.t} of {self.type}: {sentence}") from error
         if isinstance(part, ErrorBody):
             self.fail(_error_of(part))
             return

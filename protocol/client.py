@@ -23,7 +23,7 @@ from protocol.async_client import AsyncClient
 from protocol.calls import Call
 from protocol.catalogue import REQUESTS
 from protocol.connection import Connection, read_connection
-from protocol.errors import Code, NoServerError, Refusal
+from protocol.errors import Code, NoServerError, Refusal, first_fault
 from protocol.wire import ClientConfig, Wire
 
 __all__ = ["AsyncClient", "Client", "connect"]
@@ -222,6 +222,5 @@ def make_body(t: str, fields: dict[str, Any]) -> m.Body:
     try:
         return entry.request.model_validate(fields)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        field = ".".join(map(str, first["loc"]))
-        raise Refusal(Code.BAD_REQUEST, f"{field}: {first['msg']}", field=field) from error
+        field, sentence = first_fault(error)
+        raise Refusal(Code.BAD_REQUEST, sentence, field=field) from error

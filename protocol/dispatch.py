@@ -20,7 +20,7 @@ from protocol import messages as m
 from protocol.administration import GatewayInfo
 from protocol.catalogue import NOTES, REQUESTS, ROLES, Entry, Role, allowed
 from protocol.codec import Envelope, decode
-from protocol.errors import Code, FrameError, Refusal
+from protocol.errors import Code, FrameError, Refusal, first_fault
 from protocol.jobs import NOWHERE, Jobs, Link, dump, error_envelope, transmit
 from protocol.keys import KeyStore
 from protocol.metrics import Observed
@@ -320,10 +320,8 @@ def _validated(model: type[m.Body], fields: dict[str, Any]) -> m.Body:
     try:
         return model.model_validate({k: v for k, v in fields.items() if v is not None})
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        field = ".".join(map(str, first["loc"]))
-        problems = f"{field}: {first['msg']}" if field else first["msg"]
-        raise Refusal(Code.BAD_REQUEST, problems, field=field or None) from error
+        field, sentence = first_fault(error)
+        raise Refusal(Code.BAD_REQUEST, sentence, field=field or None) from error
 
 
 def _process_gauges() -> dict[str, int]:

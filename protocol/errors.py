@@ -12,6 +12,10 @@ ProtocolError
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 
 class Code(StrEnum):
@@ -110,3 +114,15 @@ class KeyRefusedError(ProtocolError):
 
 class VersionError(ProtocolError):
     """Client and server share no protocol version."""
+
+
+def first_fault(error: ValidationError) -> tuple[str, str]:
+    """The first field that a message has wrong ("" for the whole), and a sentence naming it."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    field = ".".join(map(str, first["loc"]))
+    wrong = str(first["msg"])
+    if first["type"] in ("too_short", "string_too_short"):
+        told = first["ctx"]
+        if told.get("actual_length", told["min_length"] - 1) == 0:
+            wrong = "is empty; at least one character or entry is needed"
+    return field, f"{field}: {wrong}" if field else wrong
