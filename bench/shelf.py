@@ -184,7 +184,7 @@ def main() -> None:
     parser.add_argument("--prefill", type=int, default=2048, help="prompt tokens of one step")
     parser.add_argument("--asked", type=int, default=1500, help="questions of the second part")
     parser.add_argument("--quantization", default="auto", help="auto (int8), none (fp32) or bf16")
-    parser.add_argument("--tokenizer", type=Path, default=WORLD / "models" / "npc-base")
+    parser.add_argument("--tokenizer", type=Path, default=WORLD / "models" / "book-base")
     options = parser.parse_args()
     result: dict[str, Any] = {"threads": options.threads, "slots": options.slots}
     with TemporaryDirectory() as folder:

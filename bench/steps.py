@@ -44,6 +44,7 @@ def main() -> None:
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """One engine, one batch size after the other."""
+    from engine.bases import find_folder
     from engine.config import EngineConfig
     from engine.engine import build_engine
 
@@ -70,7 +71,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         step_ms, prompt_ms = run(engine, names, rows, "timed")
         steps.append([rows, round(step_ms, 3)])
         prompts.append(prompt_ms)
-    told = json.loads((Path(arguments.base) / "config.json").read_text(encoding="utf-8"))
+    told = json.loads((find_folder(arguments.base) / "config.json").read_text(encoding="utf-8"))
     heads = told.get("num_key_value_heads") or told["num_attention_heads"]
     size = told.get("head_dim") or told["hidden_size"] // told["num_attention_heads"]
     return {

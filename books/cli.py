@@ -85,7 +85,7 @@ def _distill(
 
     volumes, names = _choose(book, every, world)
     recipe = Recipe(
-        base=base or world / "models" / "npc-base",
+        base=base or world / "models" / "book-base",
         tokenizer=tokenizer,
         params=parse_params(params),
         mix=HARD_LABELS if without_teacher else _parse_mix(loss),
@@ -253,7 +253,7 @@ def _unpack(
     from books.bundle import unpack
 
     models = world / "models"
-    opened = unpack(bundle, world / "books", models / "students", models / "npc-base")
+    opened = unpack(bundle, world / "books", models / "students", models / "book-base")
     typer.echo(f"{opened.name} now stands in {world}")
 
 
@@ -268,13 +268,14 @@ def _special(
     from dataclasses import replace
 
     from books.special import SPECIAL, train_special
+    from engine.bases import find_folder
 
     volumes, names = _choose(book, False, world)
     target = out or world / "models" / "adapters" / names[0]
     outcome = train_special(
         volumes[names[0]],
         list(volumes.values()),
-        base or world / "models" / "npc-base",
+        find_folder(str(base or world / "models" / "npc-base")),
         target,
         replace(SPECIAL, epochs=epochs),
     )

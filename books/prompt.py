@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from engine.requests import Constraint, Message, Segment
 
+BOOK_HEAD = "You are the book "
 # Words that stand for what was spoken of before.
 _POINTING = frozenset(
     "he she it they him her them his hers its their theirs this these those".split()  # noqa: SIM905
@@ -75,7 +76,8 @@ def one_line(text: str) -> str:
 
 def book_system(title: str, author: str) -> Message:
     """The stable head of a book's prompt."""
-    text = f"You are the book {one_line(title)} by {one_line(author)}. Answer from your pages only."
+    named = f"{one_line(title)} by {one_line(author)}"
+    text = f"{BOOK_HEAD}{named}. Answer from your pages only."
     return Message(role="system", segments=(Segment(kind="persona", text=text),))
 
 

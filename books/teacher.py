@@ -1,4 +1,4 @@
-"""The teacher: the npc base fine-tuned on every book, and what it thinks of each token.
+"""The teacher: the books' base fine-tuned on every book, and what it thinks of each token.
 
 A teacher runs once over each training row; the k likeliest tokens of every reply token are kept
 on disk, so that any number of students can be trained without it.

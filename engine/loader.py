@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import warnings
 from collections.abc import Callable, Iterator
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from engine import kernels
 from engine.architecture import DEFAULT_CONTEXT, Architecture, read_architecture, rotary_tables
+from engine.bases import base_digest, find_folder
 from engine.compiled import CompiledDecoder, is_covered, pack
 from engine.config import EngineConfig, Quantization
 from engine.errors import BaseModelError
@@ -41,35 +41,6 @@ class LoadedBase:
     cache: KVCache
     eos_ids: frozenset[int]
     device: torch.device
-
-
-def find_folder(base: str) -> Path:
-    """The local folder of a base, fetched from the hub if it is no folder here.
-
-    Raises:
-        BaseModelError: it is neither a folder nor a model that can be fetched.
-    """
-    if Path(base).is_dir():
-        return Path(base)
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-
-    patterns = ["*.json", "*.safetensors", "*.jinja", "tokenizer*"]
-    try:
-        return Path(snapshot_download(base, allow_patterns=patterns))
-    except (OSError, HFValidationError, HfHubHTTPError) as error:
-        raise BaseModelError(
-            f"base {base!r} is neither a folder nor a model on the hub: {error}"
-        ) from error
-
-
-def file_digest(paths: list[Path]) -> str:
-    """SHA-256 over the contents of files, in hexadecimal."""
-    total = hashlib.sha256()
-    for path in paths:
-        with path.open("rb") as stream:
-            total.update(hashlib.file_digest(stream, "sha256").digest())
-    return total.hexdigest()
 
 
 class WeightFiles:
@@ -151,7 +122,7 @@ def load_base(config: EngineConfig) -> LoadedBase:
     tables = [table.to(device) for table in rotary_tables(hf_config, shape, length)]
     with ExitStack() as stack:
         files = WeightFiles(folder, stack)
-        digest = file_digest([folder / "config.json", *files.paths])
+        digest = base_digest(folder)
         tile = lanes if library else 0
         bank = LoraBank(shape, config.adapter_slots, max_rank, digest, kept, device, tile)
         builder = _Builder(shape, files, config, quantization, dtype, device, bank)

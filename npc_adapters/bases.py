@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoTokenizer
 
 from engine.template import ChatTemplate
 from npc_adapters.data import Row, read_rows
@@ -19,8 +19,7 @@ from npc_adapters.errors import TrainingError
 from npc_adapters.examples import Example
 from npc_adapters.induction import plant_induction
 from npc_adapters.pretrain import PretrainConfig, Run, new_base, pretrain
-from npc_adapters.tokenizer import SPECIAL_TOKENS, train_tokenizer
-from npc_adapters.upscale import upscale_depth
+from npc_adapters.tokenizer import CONTROL_TOKENS, SPECIAL_TOKENS, train_tokenizer
 
 _TOKENIZER_ROWS = 8000
 Report = Callable[[str], None]
@@ -39,7 +38,7 @@ class BaseShape:
 
 def read_corpus(paths: Sequence[Path]) -> list[Row]:
     """All rows of some corpus files, checked."""
-    return read_rows(paths, control_tokens=SPECIAL_TOKENS).require_sound()
+    return read_rows(paths, control_tokens=CONTROL_TOKENS).require_sound()
 
 
 def make_examples(
@@ -73,16 +72,12 @@ def train_base(
     work: Path,
     config: PretrainConfig,
     shape: BaseShape | None = None,
-    parent: Path | None = None,
-    layers: int | None = None,
-    replay: Path | None = None,
-    replay_share: float = 0.15,
     prompt_weight: float = 0.1,
     copy_weight: float = 2.0,
     max_tokens: int = 512,
     report: Report = print,
 ) -> list[dict[str, float]]:
-    """Train a base from scratch, or go on from a trained one.
+    """Train a base from scratch.
 
     Args:
         train: JSON Lines files of conversations.
@@ -90,11 +85,7 @@ def train_base(
         out: where the finished model goes, bf16 safetensors.
         work: folder of checkpoints; a run that was killed goes on from there.
         config: how to train.
-        shape: size of a base from scratch.
-        parent: a trained base to start from instead, tokenizer included.
-        layers: makes the parent that deep first (depth up-scaling).
-        replay: rows of another kind, mixed in against forgetting.
-        replay_share: how many of them, as a share of the other rows.
+        shape: its size.
         prompt_weight: weight in the loss of everything that is not a reply.
         copy_weight: weight of a reply's rare words, which must be copied from the prompt.
         max_tokens: longer conversations are left out.
@@ -109,13 +100,9 @@ def train_base(
     """
     torch.manual_seed(config.seed)
     rows, held_out = read_corpus(train), read_corpus(valid)
-    if replay is not None:
-        rows += read_corpus([replay])[: round(replay_share * len(rows))]
     work.mkdir(parents=True, exist_ok=True)
-    tokenizer, model = (
-        _grown(parent, layers) if parent else _fresh(rows, shape or BaseShape(), work)
-    )
-    planted = None if parent else plant_induction(model)
+    tokenizer, model = _fresh(rows, shape or BaseShape(), work)
+    planted = plant_induction(model)
     tokenizer.save_pretrained(work)
     template = ChatTemplate(work)
     known = common_words(row.text for row in rows)
@@ -169,15 +156,6 @@ def _fresh(rows: Sequence[Row], shape: BaseShape, work: Path) -> tuple[Any, Any]
     return tokenizer, model
 
 
-def _grown(parent: Path, layers: int | None) -> tuple[Any, Any]:
-    """A trained base in fp32, deeper if so wished."""
-    model = AutoModelForCausalLM.from_pretrained(parent, dtype=torch.float32)
-    tokenizer = AutoTokenizer.from_pretrained(parent)
-    if layers and layers != model.config.num_hidden_layers:
-        model = upscale_depth(model, layers)
-    return tokenizer, model
-
-
 def save_base(model: Any, tokenizer: Any, folder: Path) -> None:
     """Write a base as bf16; the old folder stays until the new one is complete."""
     partial = folder.with_name(folder.name + ".partial")
@@ -208,10 +186,14 @@ def replace_folder(new: Path, old: Path) -> None:
     shutil.rmtree(folder_before, ignore_errors=True)
 
 
-def name_base(folder: Path, base: Path) -> None:
-    """Name the base by its folder's name: an adapter tells nothing of the machine it is from."""
+def name_base(folder: Path, base: Path | str) -> None:
+    """Name the base by its folder's name: an adapter tells nothing of the machine it is from.
+
+    Args:
+        base: its folder, or the name by which it is found anywhere.
+    """
     path = folder / "adapter_config.json"
     if path.exists():
         config = json.loads(path.read_text(encoding="utf-8"))
-        config["base_model_name_or_path"] = base.name
+        config["base_model_name_or_path"] = base if isinstance(base, str) else base.name
         path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")

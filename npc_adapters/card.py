@@ -7,8 +7,9 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from engine.adapters import adapter_digest
+from engine.bases import base_digest as base_digest
+from engine.bases import file_digest
 from engine.errors import AdapterError
-from engine.loader import file_digest
 from npc_adapters.errors import StoreError
 
 CARD_FILE = "card.json"
@@ -48,11 +49,6 @@ class AdapterCard(BaseModel):
     metrics: dict[str, float] = Field(default_factory=dict)
     parents: tuple[str, ...] = ()
     licence: str = "Apache-2.0"
-
-
-def base_digest(folder: Path) -> str:
-    """The digest by which an engine knows a base in a local folder."""
-    return file_digest([folder / "config.json", *sorted(folder.glob("*.safetensors"))])
 
 
 def write_card(folder: Path, card: AdapterCard) -> AdapterCard:

@@ -14,14 +14,14 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, DynamicCache
 
 from engine.adapters import LoadedAdapter, read_adapter
-from engine.requests import SamplingParams
+from engine.requests import Constraint, SamplingParams
 from engine.template import ChatTemplate
 from npc_adapters.bases import make_examples
 from npc_adapters.data import Row
 from npc_adapters.errors import TrainingError
 from npc_adapters.examples import Example, collate
 from npc_adapters.judge import CharacterJudge, spoken
-from npc_adapters.replies import HeldTo, Question, write_replies
+from npc_adapters.replies import Question, write_replies
 
 BARE = "base"  # the name of the bare base among the adapters
 GENERAL = "general"  # the name of the forgetting test among the characters
@@ -182,7 +182,7 @@ def evaluate_adapters(
     general: Sequence[Row],
     *,
     sampling: SamplingParams,
-    held_to: HeldTo | None = None,
+    held_to: Constraint | None = None,
     num_rows: int = 40,
     threads: int = 0,
 ) -> tuple[dict[str, dict[str, float]], dict[str, Any]]:

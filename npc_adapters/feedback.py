@@ -25,7 +25,7 @@ from npc_adapters.card import AdapterCard, base_digest, read_card, write_card
 from npc_adapters.data import Row
 from npc_adapters.errors import DataError, UsageError
 from npc_adapters.progress import quietly
-from npc_adapters.tokenizer import SPECIAL_TOKENS
+from npc_adapters.tokenizer import CONTROL_TOKENS
 from npc_adapters.train import Outcome, TrainConfig, load_for_training, save_adapter, train_adapter
 
 Preference = Literal["auto", "dpo", "kto", "sft"]
@@ -69,7 +69,7 @@ def read_feedback(path: Path, agent: str) -> list[Judgement]:
 def _judgement(entry: dict[str, Any]) -> Judgement:
     texts = [m["content"] for m in entry["messages"]] + [entry["reply"], entry.get("rewrite", "")]
     for text in texts:
-        for token in SPECIAL_TOKENS:
+        for token in CONTROL_TOKENS:
             if token in text:
                 raise ValueError(f"a text contains the control token {token}")
     messages = tuple(

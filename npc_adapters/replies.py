@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,8 +18,6 @@ from engine.requests import (
     SamplingParams,
 )
 from npc_adapters.errors import TrainingError
-
-HeldTo = Callable[[Sequence[Message]], Constraint]  # what an answer to a prompt may be
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +34,7 @@ def write_replies(
     questions: Sequence[Question],
     *,
     sampling: SamplingParams,
-    held_to: HeldTo | None = None,
+    held_to: Constraint | None = None,
     quantization: str = "auto",
     threads: int = 0,
 ) -> list[str]:
@@ -66,7 +64,7 @@ def write_replies(
         replace(
             sampling,
             seed=sampling.seed + number,
-            constraint=held_to(question.messages) if held_to else None,
+            constraint=held_to,
         )
         for number, question in enumerate(questions)
     ]

@@ -17,6 +17,8 @@ from transformers import PreTrainedTokenizerFast
 PAD, END = "<|pad|>", "<|end|>"
 ROLES = ("system", "user", "assistant")
 SPECIAL_TOKENS = (PAD, END, *(f"<|{role}|>" for role in ROLES))
+# What no text may hold: these, and what marks turns for the bases that we start from.
+CONTROL_TOKENS = (*SPECIAL_TOKENS, "<|im_start|>", "<|im_end|>", "<|endoftext|>")
 MAX_PIECE_CHARS = 10
 # GPT-2's split, with single digits: contractions, words, digits, signs, white space.
 WORDS = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"

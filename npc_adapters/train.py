@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
+from engine.linear import round_nf4
 from engine.template import ChatTemplate
 from npc_adapters.bases import name_base, replace_folder
 from npc_adapters.blend import lay_on_lora, lies_on_lora
@@ -36,9 +37,7 @@ from npc_adapters.methods import (
 )
 from npc_adapters.precision import compute_dtype
 from npc_adapters.progress import draw_losses, quietly
-from npc_adapters.trainer import make_trainer
-
-IGNORED = -100  # label that transformers leaves out of the loss
+from npc_adapters.trainer import IGNORED, make_trainer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,19 +112,22 @@ def check_feasible(base: Path, config: TrainConfig) -> None:
         raise TrainingError(f"there is no base model in {base}; train or download one first")
     if config.nf4:
         _check_four_bit()
-    cost, free = cost_of(base, config), _free_memory()
+    cost, free = cost_of(base, config), free_memory()
     if cost.memory_bytes > free:
+        instead = (
+            "--method qlora, --checkpointing" if torch.cuda.is_available() else "--checkpointing"
+        )
         raise TrainingError(
             f"{config.method} needs about {cost.memory_bytes / 2**30:.1f} GiB and "
-            f"{free / 2**30:.1f} GiB are free; use --method qlora, --checkpointing "
-            "or a smaller --batch-size"
+            f"{free / 2**30:.1f} GiB are free; use {instead} or a smaller --batch-size"
         )
 
 
 def cost_of(base: Path, config: TrainConfig) -> Cost:
     """Parameters and memory of a run, without reading any weights."""
     tokens = config.batch_size * config.max_tokens
-    return estimate(str(base), _peft(config), four_bit=config.nf4, tokens_per_batch=tokens)
+    four_bit = config.nf4 and torch.cuda.is_available()
+    return estimate(str(base), _peft(config), four_bit=four_bit, tokens_per_batch=tokens)
 
 
 def _check_four_bit() -> None:
@@ -139,7 +141,7 @@ def _check_four_bit() -> None:
         ) from error
 
 
-def _free_memory() -> int:
+def free_memory() -> int:
     """Bytes that this process may still take."""
     if torch.cuda.is_available():
         return int(torch.cuda.mem_get_info()[0])
@@ -298,8 +300,12 @@ def load_for_training(base: Path, config: TrainConfig, parent: Path | None = Non
     """
     if parent is not None and (parent / "blend.json").exists():
         raise UsageError(f"{parent} is a blend; training goes on from a single adapter only")
-    options: dict[str, Any] = {"dtype": torch.float32}
-    if config.nf4:
+    # A frozen base is kept as it is computed with; the adapter's own weights stay fp32 (PEFT).
+    frozen = config.method in LORA
+    options: dict[str, Any] = {"dtype": compute_dtype() if frozen else torch.float32}
+    if not torch.cuda.is_available():
+        options["attn_implementation"] = "eager"  # short rows: faster than the fused one on a CPU
+    if config.nf4 and torch.cuda.is_available():
         options["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",
@@ -307,16 +313,30 @@ def load_for_training(base: Path, config: TrainConfig, parent: Path | None = Non
             bnb_4bit_compute_dtype=compute_dtype(),
         )
     model = AutoModelForCausalLM.from_pretrained(base, **options)
-    if config.nf4:
+    if config.nf4 and torch.cuda.is_available():
         model = prepare_model_for_kbit_training(
             model, use_gradient_checkpointing=config.checkpointing
         )
+    elif config.nf4:
+        _round_base(model)
     if lies_on_lora(config.method, parent):
         model = PeftModel.from_pretrained(model, parent).merge_and_unload()
     elif parent is not None:
         return PeftModel.from_pretrained(model, parent, is_trainable=True)
     peft = _peft(config)
     return model if peft is None else get_peft_model(model, peft)
+
+
+@torch.no_grad()
+def _round_base(model: Any) -> None:
+    """Round a base's projections to 4 bit, once.
+
+    On a CPU bitsandbytes unpacks them in every pass, which takes twice as long as all the rest;
+    the numbers are the same, the memory that packing saves is not saved.
+    """
+    for module in model.model.layers.modules():
+        if isinstance(module, torch.nn.Linear):
+            module.weight.copy_(round_nf4(module.weight))
 
 
 def _report(trainer: Any, config: TrainConfig) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """`biblioteca build`: every model of a world out of its text, step by step, timed.
 
     corpus        runs/corpus/*.jsonl, out of the world's grammar
-    npc-base      a tokenizer and a base from scratch, on the talk of invented characters
-    director-base the npc base made deeper, and trained on
+    book-base     a tokenizer and a small base from scratch, on invented books and talk
+    npc-base      a LoRA adapter that teaches the pretrained base to talk as characters are prompted
     director      its QLoRA adapter
     npcs          one LoRA adapter per character
     judge         figures of all characters, and the judge that tells them apart
@@ -21,44 +21,61 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from engine.bases import SMOLLM2
 from npc_adapters.bases import train_base
 from npc_adapters.errors import StoreError, UsageError
 from npc_adapters.methods import ALL_LINEAR, MLP
 from npc_adapters.pretrain import PretrainConfig
-from npc_adapters.train import TrainConfig
+from npc_adapters.train import TrainConfig, cost_of, free_memory
 from roles import training
 from roles.corpus import write_corpus
 from roles.world import DIRECTOR, World
 
 WORK = Path("runs/build")
 MINUTES = 80.0  # what a build is made for; with fewer, everything is trained for less
-# Shares of the time that all trainings may take, measured on 4 cores; adapters and students
-# take the rest.
-_NPC_BASE_SHARE, _DIRECTOR_BASE_SHARE = 0.5, 0.2
-DIRECTOR_LAYERS = 10
-# Attention, which finds the noted fact and copies it, stays the base's: an adapter on it speaks in
-# its character's voice and gets the facts wrong.
+_BOOK_BASE_SHARE = 0.3  # of the time that all trainings may take; the others have row counts
+# How prompts are laid out, how noted facts are used, what is declined: of no character in
+# particular.
+TALK_LAYER = TrainConfig(
+    rank=16,
+    targets=ALL_LINEAR,
+    epochs=1,
+    max_rows=1800,
+    max_valid=32,
+    max_tokens=448,
+    batch_size=4,
+    accumulate=2,
+    lr=5e-4,
+    dropout=0.0,
+    replay=0.0,
+)
+# Attention, which finds the noted fact and copies it, stays the base's.
 NPC_ADAPTER = TrainConfig(
+    rank=4,
+    alpha=8,
     targets=MLP,
     epochs=1,
-    max_rows=1000,
+    max_rows=200,
+    max_valid=24,
     batch_size=4,
-    lr=1.2e-3,
+    lr=1e-3,
     dropout=0.0,
-    replay=0.3,
+    replay=0.25,
 )
 DIRECTOR_ADAPTER = TrainConfig(
     method="qlora",
+    rank=8,
+    alpha=16,
     targets=ALL_LINEAR,
     epochs=1,
-    max_rows=500,
+    max_rows=350,
+    max_valid=24,
     batch_size=4,
-    lr=4e-4,
+    lr=5e-4,
     dropout=0.0,
     max_tokens=704,
 )
@@ -128,14 +145,14 @@ def _steps(world: World, corpus: Path, minutes: float, console: Console) -> list
             run=lambda: _write_corpus(world, corpus, console),
         ),
         Step(
-            name="npc-base",
-            is_done=lambda: (models / "npc-base" / "config.json").exists(),
-            run=lambda: _train_npc_base(world, corpus, minutes, console),
+            name="book-base",
+            is_done=lambda: (models / "book-base" / "config.json").exists(),
+            run=lambda: _train_book_base(world, corpus, minutes, console),
         ),
         Step(
-            name="director-base",
-            is_done=lambda: (models / "director-base" / "config.json").exists(),
-            run=lambda: _train_director_base(world, corpus, minutes, console),
+            name="npc-base",
+            is_done=lambda: (models / "npc-base" / "adapter_config.json").exists(),
+            run=lambda: _train_talk(world, corpus, minutes, console),
         ),
         Step(
             name="director",
@@ -165,33 +182,20 @@ def _write_corpus(world: World, corpus: Path, console: Console) -> None:
         console.print(f"{file.path}: {file.num_rows} rows, {file.num_characters / 1e6:.1f}M chars")
 
 
-def _config(
-    minutes: float,
-    *,
-    lr: float,
-    outer_lr: float = 1.0,
-    copying: float = 0.0,
-    tokens_per_thread: int = 2048,
-) -> PretrainConfig:
+def _pretraining(minutes: float) -> PretrainConfig:
     """As many tokens as the minutes allow, on every core that this process may use."""
     threads = num_cores()
     return PretrainConfig(
         tokens=1_000_000_000,
         minutes=minutes,
-        tokens_per_batch=tokens_per_thread * threads,
+        tokens_per_batch=2048 * threads,
         threads=threads,
-        lr=lr,
-        outer_lr=outer_lr,
-        copying=copying,
+        lr=1.5e-3,
+        outer_lr=0.4,
+        copying=0.2,
         held=1.0,
         report_every=100,
     )
-
-
-def _train_base(*, work: Path, **rest: Any) -> None:
-    """Train a base; its checkpoints go once it is there, so that the next build begins anew."""
-    train_base(work=work, **rest)
-    shutil.rmtree(work)
 
 
 def num_cores() -> int:
@@ -200,36 +204,27 @@ def num_cores() -> int:
     return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
-def _train_npc_base(world: World, corpus: Path, minutes: float, console: Console) -> None:
-    """Invented characters only: this world's are the adapters' to learn."""
-    _train_base(
+def _train_book_base(world: World, corpus: Path, minutes: float, console: Console) -> None:
+    """Its checkpoints go once it is there, so that the next build begins anew."""
+    work = WORK / world.root.name / "book-base.work"
+    train_base(
         train=[corpus / "base.train.jsonl"],
         valid=[corpus / "base.valid.jsonl"],
-        out=world.root / "models" / "npc-base",
-        work=WORK / world.root.name / "npc-base.work",
-        config=_config(minutes * _NPC_BASE_SHARE, lr=1.5e-3, outer_lr=0.4, copying=0.2),
+        out=world.root / "models" / "book-base",
+        work=work,
+        config=_pretraining(minutes * _BOOK_BASE_SHARE),
         report=console.print,
     )
-    training.write_words(world, corpus)
+    shutil.rmtree(work)
 
 
-def _train_director_base(world: World, corpus: Path, minutes: float, console: Console) -> None:
-    _train_base(
-        train=[corpus / "director.train.jsonl"],
-        valid=[corpus / "director.valid.jsonl"],
-        out=world.root / "models" / "director-base",
-        work=WORK / world.root.name / "director-base.work",
-        # Many small steps, on the answers alone: what to do is a few tokens in hundreds.
-        config=_config(
-            minutes * _DIRECTOR_BASE_SHARE, lr=1e-3, outer_lr=0.5, tokens_per_thread=1280
-        ),
-        prompt_weight=0.0,
-        parent=world.root / "models" / "npc-base",
-        layers=DIRECTOR_LAYERS,
-        replay=corpus / "base.train.jsonl",
-        max_tokens=704,
-        report=console.print,
-    )
+def _train_talk(world: World, corpus: Path, minutes: float, console: Console) -> None:
+    """Invented characters only: this world's are the adapters' to learn."""
+    rows = _scaled(TALK_LAYER.max_rows, minutes, at_least=40)
+    config = replace(TALK_LAYER, max_rows=rows)
+    out = world.root / "models" / "npc-base"
+    report = training.train_talk(SMOLLM2, config, out, corpus=corpus).report
+    console.print(f"held-out perplexity {report['valid_perplexity']:.2f}")
 
 
 def _train_director(world: World, corpus: Path, minutes: float, console: Console) -> None:
@@ -242,7 +237,7 @@ def _train_npcs(world: World, corpus: Path, minutes: float, console: Console) ->
     """Train characters side by side, then promote them through their gates."""
     config = replace(NPC_ADAPTER, max_rows=_scaled(NPC_ADAPTER.max_rows, minutes, at_least=40))
     context = get_context("spawn")  # a forked torch deadlocks in its thread pool
-    with ProcessPoolExecutor(min(num_cores(), len(world.npcs)), mp_context=context) as pool:
+    with ProcessPoolExecutor(_num_workers(world, config), mp_context=context) as pool:
         waiting = {
             npc: pool.submit(_train_npc, world.root, npc, config, corpus) for npc in world.npcs
         }
@@ -250,6 +245,12 @@ def _train_npcs(world: World, corpus: Path, minutes: float, console: Console) ->
             console.print(f"{npc}: {future.result()}")
     for npc in world.npcs:
         _promote(world, npc, "npc", corpus, console)
+
+
+def _num_workers(world: World, config: TrainConfig) -> int:
+    """Trainings at once: one per core, as many as memory holds (twice the estimate was seen)."""
+    need = 2 * cost_of(training.base_folder(world, "npc"), config).memory_bytes
+    return max(1, min(num_cores(), len(world.npcs), free_memory() // need))
 
 
 def _promote(world: World, name: str, tier: str, corpus: Path, console: Console) -> None:
@@ -295,7 +296,7 @@ def _distil_books(world: World, minutes: float, console: Console) -> None:
     from books.recipe import Recipe, Workshop
 
     volumes = read_volumes(world.root / "books")
-    recipe = Recipe(base=world.root / "models" / "npc-base")
+    recipe = Recipe(base=world.root / "models" / "book-base")
     teacher, first, student = (
         replace(schedule, steps=_scaled(schedule.steps, minutes, at_least=20))
         for schedule in (recipe.teacher, recipe.first, recipe.student)

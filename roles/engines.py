@@ -216,7 +216,7 @@ class Engines:
 def engine_config(world: World, table: TierTable) -> EngineConfig:
     """A tier's table as its engine takes it."""
     return EngineConfig(
-        base=world.model_path(table.base),
+        base=world.base_path(table.base),
         quantization=table.quantization,
         nf4_rounded=table.nf4_rounded,
         threads=table.threads,
@@ -257,4 +257,4 @@ def _tokenizer_folder(world: World, tier: Tier, table: TierTable) -> str:
                 with contextlib.suppress(StudentError):  # its engine will say what is wrong
                     return str(tokenizer_folder(folder))
         return ""
-    return world.model_path(table.base)
+    return world.base_path(table.base)

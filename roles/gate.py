@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 
 from npc_adapters.evaluate import (
@@ -17,7 +16,7 @@ from npc_adapters.evaluate import (
 from npc_adapters.judge import CharacterJudge
 from npc_adapters.replies import write_replies
 from npc_adapters.store import Check
-from roles.offers import npc_grammar
+from roles.offers import reply_grammar
 from roles.schema import GateTable
 from roles.training import CORPUS, base_folder, general_rows, sampling, trials
 from roles.world import DIRECTOR, World
@@ -72,7 +71,7 @@ def candidate_figures(
         {npc: folder},
         questions_of(rows, npc),
         sampling=sampling(world),
-        held_to=partial(npc_grammar, world, ()),
+        held_to=reply_grammar(world.spec.emotions, ()),
     )
     figures |= judge_replies(npc, rows, replies, _judge(world, npc))
     if "lore" in figures:

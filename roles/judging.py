@@ -20,7 +20,7 @@ from engine.requests import Delta, Finished, GenerationRequest, Message, Samplin
 from roles.errors import RolesError
 from roles.grammar import read_yaml
 from roles.npc import sampling_params
-from roles.offers import directive_grammar, npc_grammar, offer
+from roles.offers import directive_grammar, offer, reply_grammar
 from roles.prompt import Notes, director_system, director_turn, npc_system, turn
 from roles.world import World
 
@@ -120,7 +120,7 @@ def _npc_trial(world: World, case: Mapping[str, Any], number: int) -> Trial:
         messages=messages,
         sampling=replace(
             sampling_params(world.spec.tiers.npc.sampling, spec.sampling, number),
-            constraint=npc_grammar(world, offers, messages),
+            constraint=reply_grammar(world.spec.emotions, offers),
         ),
         adapter=case["npc"],
         fault=lambda answer: npc_fault(case, answer),

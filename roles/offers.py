@@ -9,7 +9,7 @@ from typing import Any
 
 import jsonschema
 
-from engine.requests import Constraint, Message
+from engine.requests import Constraint
 from roles import prompt
 from roles.errors import LineError
 from roles.problems import nearest
@@ -76,17 +76,14 @@ def offer(world: World, name: str, choices: Mapping[str, Sequence[Any]]) -> Offe
     return Offer(name=name, schema=schema, choices=shown)
 
 
-def reply_grammar(
-    emotions: Sequence[str], offers: Sequence[Offer], words: str = _WORDS
-) -> Constraint:
+def reply_grammar(emotions: Sequence[str], offers: Sequence[Offer]) -> Constraint:
     """What a character's reply may be: `[mood] words`, then lines `> action {json}`.
 
     Whatever a player types, no other mood and no action that was not offered can come out.
-    `words` is a regular expression of the speech itself (`Lexicon.pattern`).
     """
     moods = " | ".join(json.dumps(emotion) for emotion in emotions)
     rules = [f'start: "[" mood "] " WORDS{" action?" * MAX_ACTIONS if offers else ""}']
-    rules += [f"mood: {moods}", f"WORDS: /{words}/"]
+    rules += [f"mood: {moods}", f"WORDS: /{_WORDS}/"]
     if offers:
         calls = " | ".join(f"call_{i}" for i in range(len(offers)))
         rules.append(rf'action: "\n> " ({calls})')
@@ -94,14 +91,6 @@ def reply_grammar(
         schema = json.dumps({**one.schema, "x-guidance": _SPACING})
         rules.append(f"call_{i}: {json.dumps(one.name + ' ')} %json {schema}")
     return Constraint(kind="lark", source="\n".join(rules))
-
-
-def npc_grammar(world: World, offers: Sequence[Offer], prompt: Sequence[Message]) -> Constraint:
-    """The reply grammar of a line: held to the world's words, where it lists them."""
-    if world.lexicon is None:
-        return reply_grammar(world.spec.emotions, offers)
-    pattern = world.lexicon.pattern(message.text for message in prompt)
-    return reply_grammar(world.spec.emotions, offers, pattern)
 
 
 def directive_grammar(world: World) -> Constraint:

@@ -99,8 +99,6 @@ class Tier(Table):
         nf4_rounded: the adapter was trained over nf4 weights; serve what it was trained on.
         backend: where it runs: a process of its own, this process, a cluster, somebody's server.
         threads: CPU threads of its process.
-        words: file of the words that its small base was taught; replies are held to them and to
-            those of their prompts (`roles/lexicon.py`). Left out, any word may be said.
         slots: adapters (for books: students) in memory, ready to run.
         context: longest prompt with its reply, in tokens.
         memory_mb: bytes for cached conversations, in MiB.
@@ -111,7 +109,6 @@ class Tier(Table):
     adapter: str | None = Field(default=None, examples=['adapter = "models/adapters/director"'])
     quantization: Quantization = Field(default="auto", examples=['quantization = "int8"'])
     nf4_rounded: bool = False
-    words: Words | None = Field(default=None, examples=['words = "models/words.txt"'])
     backend: Literal["subprocess", "inline", "ray", "openai"] = "subprocess"
     replicas: Replicas = Replicas()
     server: Server | None = None

@@ -18,7 +18,7 @@ from roles.line import Line
 from roles.meaning import meaning_of
 from roles.memory import Meaning
 from roles.npc import ceiling, compose, recollections, sampling_params
-from roles.offers import Offer, npc_grammar, offer
+from roles.offers import Offer, offer, reply_grammar
 from roles.playthrough import PLAYER
 from roles.prompt import turn
 from roles.reply import ReplyReader
@@ -224,7 +224,7 @@ class Talk:
             params,
             max_tokens=most.reply,
             num_top_logprobs=self.body.top_logprobs,
-            constraint=npc_grammar(self.house.world, self.offers, line.prompt),
+            constraint=reply_grammar(self.house.world.spec.emotions, self.offers),
         )
         line.priority, line.context_tokens = level.priority, table.context
         return said

@@ -1,6 +1,7 @@
 """A world's models from its files: which rows train whom, on which base, and where it lands.
 
-    models/npc-base, models/director-base     bases trained from scratch by `build`
+    models/npc-base                           what characters share: an adapter on their base
+    models/book-base                          what books are distilled from
     models/adapters/NAME                      live adapters: one per character, and the director's
     models/judge                              tells the characters apart
 
@@ -13,19 +14,19 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from books.prompt import BOOK_HEAD
+from engine.errors import BaseModelError
 from engine.requests import SamplingParams
 from npc_adapters.card import AdapterCard
 from npc_adapters.data import Row, read_rows, with_system
 from npc_adapters.errors import TrainingError
 from npc_adapters.store import AdapterLibrary
-from npc_adapters.tokenizer import SPECIAL_TOKENS
+from npc_adapters.tokenizer import CONTROL_TOKENS
 from roles.dialogues.gate import scripts_gate
-from roles.lexicon import taught
-from roles.offers import npc_grammar
+from roles.offers import reply_grammar
 from roles.prompt import npc_system
 from roles.world import DIRECTOR, World
 
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 CORPUS = Path("runs/corpus")
 WORLD = "world"  # the adapter of all characters together
+TALK = "talk"  # the adapter under them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +59,10 @@ def base_folder(world: World, tier: str) -> Path:
         TrainingError: it is not there, or only named by its hub id.
     """
     name = getattr(world.spec.tiers, tier).base
-    folder = Path(world.model_path(name))
+    try:
+        folder = Path(world.base_path(name))
+    except BaseModelError as error:
+        raise TrainingError(str(error)) from error
     if not (folder / "config.json").is_file():
         raise TrainingError(
             f"the {tier} base {name!r} is no local folder; run `biblioteca build`, "
@@ -70,7 +75,7 @@ def _corpus_rows(stem: str, split: str, corpus: Path) -> list[Row]:
     path = corpus / f"{stem}.{split}.jsonl"
     if not path.exists():
         return []
-    return read_rows([path], control_tokens=SPECIAL_TOKENS).require_sound()
+    return read_rows([path], control_tokens=CONTROL_TOKENS).require_sound()
 
 
 def npc_rows(world: World, npc: str, *, corpus: Path = CORPUS, data: Sequence[Path] = ()) -> RowSet:
@@ -86,7 +91,7 @@ def npc_rows(world: World, npc: str, *, corpus: Path = CORPUS, data: Sequence[Pa
     system = npc_system(spec.name, spec.role, spec.persona)
     own = world.root / "npcs" / f"{npc}.jsonl"
     files = list(data) or ([own] if own.exists() else [])
-    train = read_rows(files, control_tokens=SPECIAL_TOKENS).require_sound() if files else []
+    train = read_rows(files, control_tokens=CONTROL_TOKENS).require_sound() if files else []
     valid: list[Row] = []
     if not data:
         train += _corpus_rows(f"npc-{npc}", "train", corpus)
@@ -96,9 +101,10 @@ def npc_rows(world: World, npc: str, *, corpus: Path = CORPUS, data: Sequence[Pa
     return RowSet(train=with_system(train, system), valid=with_system(valid, system))
 
 
-def general_rows(split: str, corpus: Path = CORPUS, limit: int = 2000) -> list[Row]:
-    """Dialogue of nobody in particular: against forgetting, and to measure it."""
-    return [row for row in _corpus_rows("base", split, corpus)[: 4 * limit] if row.text][:limit]
+def general_rows(split: str, corpus: Path = CORPUS, limit: int | None = 2000) -> list[Row]:
+    """Dialogue of nobody in particular: for the base, against forgetting, and to measure it."""
+    rows = _corpus_rows("base", split, corpus)
+    return [row for row in rows if not row.messages[0].text.startswith(BOOK_HEAD)][:limit]
 
 
 def train_npc(
@@ -119,7 +125,7 @@ def train_npc(
     return train_adapter(
         name=npc,
         base=base_folder(world, "npc"),
-        rows=rows.train,
+        rows=_with_actions(rows.train, config.max_rows),
         valid=rows.valid,
         out=library(world).candidate(npc),
         config=config,
@@ -128,6 +134,44 @@ def train_npc(
         resume=resume,
         show=show,
     )
+
+
+def train_talk(
+    base: str, config: TrainConfig, out: Path, *, corpus: Path = CORPUS, show: bool = True
+) -> Outcome:
+    """The layer under all characters: an adapter that talks as prompts ask, as nobody yet.
+
+    Args:
+        base: the base under it, by any name that a world may give it.
+        out: the adapter's folder, which is a base itself: it is merged when it is loaded.
+    """
+    from engine.bases import find_folder
+    from npc_adapters.bases import name_base
+    from npc_adapters.train import train_adapter
+
+    outcome = train_adapter(
+        name=TALK,
+        base=find_folder(base),
+        rows=_with_actions(general_rows("train", corpus, limit=None), config.max_rows),
+        valid=general_rows("valid", corpus),
+        out=out,
+        config=config,
+        show=show,
+    )
+    name_base(out, base)
+    return outcome
+
+
+def _with_actions(rows: list[Row], limit: int) -> list[Row]:
+    """As many rows as the limit says (0: all), a fifth of them such in which somebody acts.
+
+    One reply in twenty does; so few were not enough to learn it.
+    """
+    if not 0 < limit < len(rows):
+        return rows
+    acting = [row for row in rows if any("\n> " in reply for reply in row.replies)]
+    chosen = acting[: limit // 5]
+    return chosen + rows[: limit - len(chosen)]
 
 
 def train_world(
@@ -233,7 +277,7 @@ def evaluate(
         trials(world, list(adapters), corpus),
         general_rows("valid", corpus),
         sampling=sampling(world),
-        held_to=partial(npc_grammar, world, ()),
+        held_to=reply_grammar(world.spec.emotions, ()),
         num_rows=num_rows,
         threads=threads,
     )
@@ -241,25 +285,6 @@ def evaluate(
     whole.pop("judge").save(folder)
     draw_matrix(whole["matrix"], folder / "swap_matrix.png")
     return {"characters": figures, **whole, "matrix_png": str(folder / "swap_matrix.png")}
-
-
-def write_words(world: World, corpus: Path = CORPUS) -> None:
-    """List the words that the npc base and its characters are taught, where the tier names a file.
-
-    Names from word lists (`grammar/words.yaml`) are not among them: prompts show names.
-    """
-    from npc_adapters.judge import spoken
-
-    if (named := world.spec.tiers.npc.words) is None:
-        return
-    files = ["base", *(f"npc-{npc}" for npc in world.npcs)]
-    rows = (row for name in files for row in _corpus_rows(name, "train", corpus))
-    own = [*world.root.glob("npcs/*.toml"), *world.root.glob("grammar/**/*.yaml")]
-    words = taught(
-        (reply for row in rows for reply in map(spoken, row.replies)),
-        (path.read_text(encoding="utf-8") for path in own if path.stem != "words"),
-    )
-    (world.root / named).write_text("\n".join(words) + "\n", encoding="utf-8")
 
 
 def sampling(world: World) -> SamplingParams:

@@ -12,13 +12,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from engine.bases import find_folder
+from engine.errors import BaseModelError
 from roles.errors import Problem, WorldError
-from roles.lexicon import Lexicon
 from roles.lore import EVERYONE, Fact, read_facts
 from roles.problems import nearest, parse, read_front_matter, read_toml, shown
 from roles.regard import OF_MOODS
@@ -91,12 +91,20 @@ class World:
         """Ids of everyone who can be spoken to, the director first."""
         return (DIRECTOR, *self.npcs, *self.books)
 
-    def model_path(self, name: str) -> str:
-        """A base or adapter as an engine takes it: an absolute folder, or a hub id."""
+    def base_path(self, name: str) -> str:
+        """A base as an engine takes it: an absolute folder, or a hub id.
+
+        A GGUF file is read and an adapter's folder merged when it is asked for the first time.
+
+        Raises:
+            BaseModelError: it can't be read or merged.
+        """
         folder = (self.root / name).resolve()
-        if folder.exists() or not is_hub_id(name):
-            return str(folder)
-        return name
+        if folder.exists():
+            return str(find_folder(str(folder)))
+        if name.endswith(".gguf"):
+            return str(find_folder(name))
+        return name if is_hub_id(name) else str(folder)
 
     def npc_adapter(self, npc: str) -> Path | None:
         """A character's adapter folder: the one its file names, or its own in `models/`."""
@@ -111,16 +119,6 @@ class World:
         """Folder of the sentence encoder for memories, or None where the world has none."""
         named = self.spec.memory.encoder
         return None if named is None else (self.root / named).resolve()
-
-    @cached_property
-    def lexicon(self) -> Lexicon | None:
-        """The words that characters are held to, or None where any word may be said.
-
-        Raises:
-            WorldError: the file that the npc tier names can't be used.
-        """
-        named = self.spec.tiers.npc.words
-        return None if named is None else Lexicon.load(self.root / named)
 
     def student(self, book: str) -> Path | None:
         """A book's student folder, or None where it has none (yet)."""
@@ -170,16 +168,11 @@ class World:
             spec = getattr(tiers, tier)
             if spec is None or spec.server is not None:
                 continue
-            if not Path(self.model_path(spec.base)).is_dir() and not is_hub_id(spec.base):
+            if message := self._no_base(spec.base):
                 remedy = "train it with `biblioteca build`, or name a folder or hub id"
-                message = f"there is no folder {self.model_path(spec.base)}"
                 problems.append(Problem("world.toml", f"tiers.{tier}.base", message, remedy))
             if spec.adapter and not (self.root / spec.adapter).is_dir():
                 problems.append(_no_adapter("world.toml", f"tiers.{tier}.adapter", spec.adapter))
-        words = tiers.npc.words
-        if words is not None and not (self.root / words).is_file():
-            message, remedy = f"there is no file {words!r}", "remove the line, or list words there"
-            problems.append(Problem("world.toml", "tiers.npc.words", message, remedy))
         if self.encoder is not None and not (self.encoder / "model.safetensors").is_file():
             remedy = "put a sentence encoder such as all-MiniLM-L6-v2 there, or remove the line"
             message = f"there is no model.safetensors in {self.encoder}"
@@ -189,6 +182,14 @@ class World:
             if folder is not None and not folder.is_dir():
                 problems.append(_no_adapter(f"npcs/{npc}.toml", "adapter", str(npc_spec.adapter)))
         return problems
+
+    def _no_base(self, name: str) -> str:
+        """Why a base is not to be had here; "" where it is, or may be on the hub."""
+        try:
+            path = self.base_path(name)
+        except BaseModelError as error:
+            return str(error)
+        return "" if Path(path).is_dir() or is_hub_id(name) else f"there is no folder {path}"
 
     def _argument(self, kind: str | dict[str, Any]) -> dict[str, Any]:
         if isinstance(kind, dict):

@@ -3,34 +3,26 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import numpy as np
+
+from books.meaning import Array, read_vectors
+from books.signs import stem
 from roles.dialogues.expectations import Instruments, Judge
 from roles.dialogues.wording import words
 from roles.world import World
-
-if TYPE_CHECKING:
-    import torch
-
-_RARE = 1e-3  # the a of a/(a + p(w)), as in the paper below
-_EMBEDDING = "model.embed_tokens.weight"
 
 
 def read_instruments(world: World) -> Instruments:
     """Everything this world offers to measure with; models are read when first needed."""
     judge, deaf = _read_judge(world.root / "models" / "judge")
-    vectors = Path(world.model_path(world.spec.tiers.npc.base))
-    return Instruments(
-        facts=world.facts,
-        judge=judge,
-        deaf=deaf,
-        likeness=VectorLikeness(vectors, [fact.text for fact in world.facts.values()])
-        if (vectors / "model.safetensors").is_file()
-        else None,
-    )
+    usual = [fact.text for fact in world.facts.values()]
+    likeness = VectorLikeness(usual) if usual else None
+    return Instruments(facts=world.facts, judge=judge, deaf=deaf, likeness=likeness)
 
 
 def _read_judge(folder: Path) -> tuple[Judge | None, str]:
@@ -45,58 +37,35 @@ def _read_judge(folder: Path) -> tuple[Judge | None, str]:
 
 
 class VectorLikeness:
-    """Cosine of two texts' averaged token vectors, rare tokens weighing more.
+    """Cosine of two texts' averaged word vectors (`books.meaning`), rare words weighing more.
 
-    The weight of a token w is a / (a + p(w)) (Arora, Liang & Ma 2017); p falls with a token's
-    number, since a byte-level BPE numbers tokens in the order it merged them (Zipf). What all
-    texts have in common, the mean of `usual`, is taken out: unlike texts come to about 0.
+    A word weighs by its inverse document frequency in the world's texts. What all of them have in
+    common, their mean, is taken out: unlike texts come to about 0.
 
     Args:
-        base: a transformers folder whose input embeddings serve as vectors.
         usual: texts of the world, as many as there are.
     """
 
-    def __init__(self, base: Path, usual: Sequence[str]) -> None:
-        self._base, self._usual = base, usual
+    def __init__(self, usual: Sequence[str]) -> None:
+        self._usual = [set(map(stem, words(text))) for text in usual]
 
     def __call__(self, a: str, b: str) -> float:
         """Likeness, -1 to 1."""
-        import torch
+        one, two = (self._mean(set(map(stem, words(text)))) - self._common for text in (a, b))
+        lengths = float(np.linalg.norm(one) * np.linalg.norm(two))
+        return float(one @ two) / lengths if lengths else 0.0
 
-        one, two = self._mean(a) - self._common, self._mean(b) - self._common
-        return float(torch.nn.functional.cosine_similarity(one, two, dim=0))
-
-    def _mean(self, text: str) -> torch.Tensor:
-        table, encode = self._table, self._tokenizer.encode
-        ids = encode(" ".join(words(text)), add_special_tokens=False).ids
-        if not ids:
-            return table.new_zeros(table.shape[1])
-        weights = table.new_tensor(
-            [_RARE / (_RARE + 1 / ((i + 2) * _harmonic(len(table)))) for i in ids]
-        )
-        return (table[ids] * weights[:, None]).mean(dim=0)
+    def _mean(self, stems: set[str]) -> Array:
+        most = len(self._usual) + 1
+        rarity = {name: math.log(most / (self._counts[name] + 0.5)) for name in sorted(stems)}
+        return read_vectors().mean(rarity)
 
     @cached_property
-    def _common(self) -> torch.Tensor:
-        """What the usual texts have in common: [hidden]."""
-        zero = self._table.new_zeros(self._table.shape[1])
-        return sum(map(self._mean, self._usual), zero) / max(len(self._usual), 1)
+    def _counts(self) -> Counter[str]:
+        return Counter(name for stems in self._usual for name in stems)
 
     @cached_property
-    def _table(self) -> torch.Tensor:
-        """Vectors as [vocabulary, hidden] float32."""
-        from safetensors import safe_open
-
-        with safe_open(self._base / "model.safetensors", framework="pt") as file:
-            table: torch.Tensor = file.get_tensor(_EMBEDDING).float()
-        return table
-
-    @cached_property
-    def _tokenizer(self):  # type: ignore[no-untyped-def]  # tokenizers publishes no such type
-        from tokenizers import Tokenizer
-
-        return Tokenizer.from_file(str(self._base / "tokenizer.json"))
-
-
-def _harmonic(n: int) -> float:
-    return math.log(n) + 0.5772
+    def _common(self) -> Array:
+        """What the usual texts have in common: [size]."""
+        common: Array = np.mean([self._mean(stems) for stems in self._usual], axis=0)
+        return common

@@ -9,12 +9,11 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from npc_adapters.bases import BaseShape, train_base
-from npc_adapters.errors import TrainingError, UsageError
+from npc_adapters.errors import TrainingError
 from npc_adapters.examples import Example, batches, collate, repetitions
 from npc_adapters.induction import plant_induction
 from npc_adapters.pretrain import PretrainConfig, Run, learning_rate, loss_of, new_base, probe
 from npc_adapters.tokenizer import SPECIAL_TOKENS, train_tokenizer
-from npc_adapters.upscale import upscale_depth
 
 torch.set_num_threads(1)
 SHAPE = BaseShape(vocab_size=300, hidden=64, layers=2, heads=4, intermediate=96)
@@ -157,18 +156,6 @@ def test_the_learning_rate_warms_up_and_ends_at_its_floor() -> None:
     assert learning_rate(config, 0.05) == pytest.approx(0.5)
     assert learning_rate(config, 0.1) == pytest.approx(1.0)
     assert learning_rate(config, 1.0) == pytest.approx(0.1)
-
-
-def test_a_deeper_model_repeats_the_layers_away_from_the_seam() -> None:
-    model = small_base(layers=6)
-    deeper = upscale_depth(model, 10)
-    assert deeper.config.num_hidden_layers == 10
-    order = [0, 1, 2, 3, 4, 1, 2, 3, 4, 5]
-    for new, old in enumerate(order):
-        a = deeper.model.layers[new].mlp.up_proj.weight
-        assert torch.equal(a, model.model.layers[old].mlp.up_proj.weight)  # type: ignore[union-attr, index]
-    with pytest.raises(UsageError, match="14 layers cannot be made of 6"):
-        upscale_depth(model, 14)
 
 
 def test_a_name_is_cut_alike_after_any_space() -> None:

@@ -19,6 +19,7 @@ from npc_adapters.data import Row, split_rows
 from npc_adapters.errors import TrainingError, UsageError
 from npc_adapters.evaluate import swap_matrix
 from npc_adapters.methods import METHODS, VIRTUAL_TOKENS
+from npc_adapters.progress import quietly
 from npc_adapters.train import (
     Outcome,
     TrainConfig,
@@ -28,7 +29,7 @@ from npc_adapters.train import (
     to_dataset,
     train_adapter,
 )
-from npc_adapters.trainer import without_mask
+from npc_adapters.trainer import make_trainer, without_mask
 from tests.npc_adapters.conftest import row
 from tests.tiny_models import tiny_adapter
 
@@ -141,7 +142,7 @@ def test_what_cannot_run_is_said_before_it_starts(
         check_feasible(base, config(method="prompt", strength=0.5))
     with pytest.raises(TrainingError, match="no base model"):
         check_feasible(tmp_path, config())
-    monkeypatch.setattr(train, "_free_memory", lambda: 1000)
+    monkeypatch.setattr(train, "free_memory", lambda: 1000)
     with pytest.raises(TrainingError, match=r"use --method qlora"):
         check_feasible(base, config())
 
@@ -218,6 +219,23 @@ def test_padding_is_not_masked_and_changes_no_loss(base: Path) -> None:
     assert batches[1]["attention_mask"].all()
     losses = [float(model(**batch).loss.detach()) for batch in batches]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_logits_of_replies_alone_give_the_same_loss(base: Path, tmp_path: Path) -> None:
+    rows = [row(f"Where is lamp {n}?" + " Tell me." * n, f"Lamp {n} is lit.") for n in range(4)]
+    dataset = to_dataset(ChatTemplate(base), rows, 128)
+    settings = config(batch_size=4)
+    with quietly():
+        model = load_for_training(base, settings)
+        trainer, _ = make_trainer(model, base, (dataset, dataset), tmp_path, settings, show=False)
+    batch = trainer.data_collator([dict(example) for example in dataset])
+    seen = []
+    model.lm_head.register_forward_hook(lambda *call: seen.append(call[2].shape[1]))
+    loss = trainer.compute_loss(model, dict(batch))
+    assert seen[0] < batch["input_ids"].shape[1] - 20
+    whole = model(input_ids=batch["input_ids"], labels=batch["labels"]).loss
+    assert loss.item() == pytest.approx(whole.item(), rel=1e-2)
+    assert loss.item() == pytest.approx(trainer.evaluate()["eval_loss"], rel=1e-2)
 
 
 @pytest.mark.parametrize("method", ["prompt", "prefix"])

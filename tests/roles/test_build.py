@@ -52,5 +52,5 @@ def test_a_shorter_build_trains_everything_for_less() -> None:
 
 
 def test_a_step_that_does_not_exist_is_named_with_those_that_do(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="no step 'poems'; there are: corpus, npc-base"):
+    with pytest.raises(UsageError, match="no step 'poems'; there are: corpus, book-base, npc-base"):
         build.build_world(STARTER, corpus=tmp_path, only=["poems"])

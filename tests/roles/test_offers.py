@@ -8,8 +8,7 @@ from llguidance import LLMatcher, LLTokenizer
 
 from engine.requests import Constraint
 from roles.errors import LineError
-from roles.offers import directive_grammar, npc_grammar, offer, reply_grammar
-from roles.prompt import turn
+from roles.offers import directive_grammar, offer, reply_grammar
 from roles.world import World
 from tests.roles.worlds_for_tests import write_world
 
@@ -55,18 +54,6 @@ def test_without_offers_no_action_can_be_written(world: World) -> None:
 )
 def test_narration_markup_and_control_characters_cannot_be_spoken(world: World, words: str) -> None:
     assert not accepts(reply_grammar(world.spec.emotions, []), f"[calm] {words}")
-
-
-def test_a_world_may_hold_its_characters_to_known_words_and_those_shown(tmp_path: Path) -> None:
-    root = write_world(tmp_path)
-    assert accepts(npc_grammar(World.load(root), [], []), "[calm] Anything.")
-    (root / "words.txt").write_text("the\nlamp\nof\n")
-    spec = (root / "world.toml").read_text()
-    spec = spec.replace("[tiers.npc]", '[tiers.npc]\nwords = "words.txt"', 1)
-    (root / "world.toml").write_text(spec)
-    grammar = npc_grammar(World.load(root), [], [turn("Kazimir", "Whose is it?")])
-    assert accepts(grammar, "[calm] The lamp of Kazimir, Kazimir.")
-    assert not accepts(grammar, "[calm] The lamp of Kazimov.")
 
 
 def test_other_languages_pass(world: World) -> None:

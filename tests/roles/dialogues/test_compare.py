@@ -30,7 +30,7 @@ turns:
 async def test_another_adapter_changes_its_own_characters_lines_only(
     world: World, write_scripts: WriteScripts, tmp_path: Path
 ) -> None:
-    base = Path(world.model_path(world.spec.tiers.npc.base))
+    base = Path(world.base_path(world.spec.tiers.npc.base))
     other = tiny_adapter(tmp_path / "ben", base, seed=9)
     own = world.npc_adapter("ben")
     assert own is not None
@@ -87,7 +87,7 @@ async def test_the_gate_blocks_with_reasons_and_lets_good_adapters_pass(
     folder.mkdir()
     text = SCRIPTS.replace("{fallback: false}", "{prompt: {contains: You are Ben}}")
     (folder / "house.yaml").write_text(text, encoding="utf-8")
-    base = Path(world.model_path(world.spec.tiers.npc.base))
+    base = Path(world.base_path(world.spec.tiers.npc.base))
     candidate = tiny_adapter(tmp_path / "ben", base, seed=9)
     assert await reasons_against(world, "ben", candidate) == []
     assert await reasons_against(world, "anna", candidate) == []  # goldens don't bind others

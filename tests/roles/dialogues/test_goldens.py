@@ -77,7 +77,7 @@ async def test_a_broken_golden_shows_the_diff_the_prompt_and_what_has_changed(
     goldens.write(goldens.rewritings(verdict))
     goldens.note(verdict.outcomes)
     sources = read_file(sources[0].file)
-    base = Path(host.world.model_path(host.world.spec.tiers.npc.base))
+    base = Path(host.world.base_path(host.world.spec.tiers.npc.base))
     await host.manager.house.engines["npc"].serve(
         "ben", tiny_adapter(tmp_path / "other", base, seed=5)
     )

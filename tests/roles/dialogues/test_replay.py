@@ -86,7 +86,7 @@ async def test_thirty_recorded_lines_replay_to_the_same_words(
 async def test_another_adapter_is_named_as_the_cause(
     host: Hosted, recording: Path, tmp_path: Path
 ) -> None:
-    base = Path(host.world.model_path(host.world.spec.tiers.npc.base))
+    base = Path(host.world.base_path(host.world.spec.tiers.npc.base))
     other = tiny_adapter(tmp_path / "ben2", base, seed=77)
     await host.manager.house.engines["npc"].serve("ben", other)
     played = await replay(read_recording(recording), host)
