@@ -2,7 +2,7 @@
 
 A base is named by
 
-    a folder            with config.json and .safetensors
+    a folder            with config.json and .safetensors; in 4 bit (bitsandbytes), it is unpacked
     org/name            a model on the hub
     file.gguf           a GGUF file, or `org/name/file.gguf` on the hub; it is read once
     an adapter's folder a LoRA adapter, which is merged into the base that its configuration names
@@ -54,7 +54,7 @@ def find_folder(base: str) -> Path:
     if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
         return _merged(folder)
     if folder.is_dir():
-        return folder
+        return _unpacked(folder) if _is_packed(folder) else folder
     if base.endswith(".gguf"):
         return _read_gguf(folder if folder.is_file() else _fetch_gguf(base), PACKAGED.get(base))
     return _fetch(base)
@@ -141,15 +141,36 @@ def _read_gguf(path: Path, packaged: tuple[str, str, str] | None) -> Path:
             tokenizer = AutoTokenizer.from_pretrained(path.parent, **where)
         except (ImportError, OSError, ValueError, KeyError) as error:
             raise BaseModelError(f"{path} can't be read as a GGUF model: {error}") from error
-        tensors = dict(model.state_dict())
-        if model.config.tie_word_embeddings:
-            tensors.pop("lm_head.weight", None)
-        config = {k: v for k, v in model.config.to_dict().items() if k not in _MACHINE}
-        config |= {"architectures": [type(model).__name__], "dtype": "bfloat16"}
-        _save(folder, tensors, config)
+        _write_model(folder, model)
         tokenizer.save_pretrained(folder)
 
     return _made(f"{path.stem}-{digest[:12]}", digest, write)
+
+
+def _is_packed(folder: Path) -> bool:
+    """Whether a folder's weights are stored in 4 bit."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # none, or none that can be read: loading will say so
+        return False
+    return isinstance(config, dict) and "quantization_config" in config
+
+
+def _unpacked(folder: Path) -> Path:
+    """A base stored in 4 bit, with the same weights in bf16."""
+    digest = base_digest(folder)
+
+    def write(out: Path) -> None:
+        from transformers import AutoModelForCausalLM
+
+        try:
+            model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).dequantize()
+        except (ImportError, OSError, ValueError, RuntimeError) as error:
+            raise BaseModelError(f"{folder} can't be unpacked: {error}") from error
+        _write_model(out, model)
+        _copy_rest(folder, out)
+
+    return _made(f"{folder.name}-{digest[:12]}", digest, write)
 
 
 def _merged(adapter: Path) -> Path:
@@ -173,8 +194,7 @@ def _merged(adapter: Path) -> Path:
             tensors[name] = (weight.float() + b.float() @ a.float()).to(weight.dtype)
         config = json.loads((base / "config.json").read_text(encoding="utf-8"))
         _save(folder, tensors, config)
-        for path in [*base.glob("*tokenizer*"), *base.glob("*.jinja"), *base.glob("generation*")]:
-            shutil.copyfile(path, folder / path.name)
+        _copy_rest(base, folder)
 
     return _made(f"{adapter.name}-{digest[:12]}", digest, write)
 
@@ -198,6 +218,20 @@ def _made(name: str, digest: str, write: Callable[[Path], None]) -> Path:
     except OSError as error:
         raise BaseModelError(f"{folder} can't be written: {error}") from error
     return folder
+
+
+def _write_model(folder: Path, model: Any) -> None:
+    tensors = {name: tensor.to(torch.bfloat16) for name, tensor in model.state_dict().items()}
+    if model.config.tie_word_embeddings:
+        tensors.pop("lm_head.weight", None)
+    config = {k: v for k, v in model.config.to_dict().items() if k not in _MACHINE}
+    _save(folder, tensors, config | {"architectures": [type(model).__name__], "dtype": "bfloat16"})
+
+
+def _copy_rest(base: Path, folder: Path) -> None:
+    """Tokenizer and template."""
+    for path in [*base.glob("*token*"), *base.glob("*.jinja"), *base.glob("generation*")]:
+        shutil.copyfile(path, folder / path.name)
 
 
 def _save(folder: Path, tensors: dict[str, torch.Tensor], config: dict[str, Any]) -> None:

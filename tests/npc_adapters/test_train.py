@@ -143,7 +143,7 @@ def test_what_cannot_run_is_said_before_it_starts(
     with pytest.raises(TrainingError, match="no base model"):
         check_feasible(tmp_path, config())
     monkeypatch.setattr(train, "free_memory", lambda: 1000)
-    with pytest.raises(TrainingError, match=r"use --method qlora"):
+    with pytest.raises(TrainingError, match=r"use --checkpointing"):
         check_feasible(base, config())
 
 
@@ -152,7 +152,10 @@ def test_a_dry_run_counts_parameters_without_reading_weights(base: Path) -> None
     # two layers, hidden 64, 4 heads of 16: A is 4 x 64 and B is 64 x 4 per layer
     assert cost.trainable == 2 * (4 * 64 + 64 * 4)
     assert cost_of(base, config(method="full")).share == 1.0
-    assert cost_of(base, config(method="qlora")).memory_bytes < cost_of(base, config()).memory_bytes
+    four_bit, whole = (
+        cost_of(base, config(method=name)).memory_bytes for name in ("qlora", "lora")
+    )
+    assert four_bit < whole if torch.cuda.is_available() else four_bit == whole
 
 
 def test_rows_too_long_for_training_are_named(tmp_path: Path, base: Path, rows: list[Row]) -> None:
