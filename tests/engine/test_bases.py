@@ -89,7 +89,7 @@ def test_a_layer_of_another_base_is_refused(layer: Path, tmp_path: Path, cache: 
     path = layer / "adapter_config.json"
     config = json.loads(path.read_text()) | {"base_model_name_or_path": str(wide)}
     path.write_text(json.dumps(config))
-    with pytest.raises(BaseModelError, match=r"doesn't fit wide: it changes 0\.mlp"):
+    with pytest.raises(BaseModelError, match=r"doesn't fit wide: it changes \d\.mlp"):
         find_folder(str(layer))
     assert not list((cache / "bases").iterdir())
 
