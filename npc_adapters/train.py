@@ -331,8 +331,8 @@ def load_for_training(base: Path, config: TrainConfig, parent: Path | None = Non
 def _round_base(model: Any) -> None:
     """Round a base's projections to 4 bit, once.
 
-    On a CPU bitsandbytes unpacks them in every pass, which takes twice as long as all the rest;
-    the numbers are the same, the memory that packing saves is not saved.
+    On a CPU bitsandbytes would unpack them in every pass; the numbers are the same, and the
+    memory that packing saves is not saved.
     """
     for module in model.model.layers.modules():
         if isinstance(module, torch.nn.Linear):
