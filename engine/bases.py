@@ -21,6 +21,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -122,8 +123,7 @@ def _fetch_gguf(base: str) -> Path:
 def _read_gguf(path: Path, packaged: tuple[str, str, str] | None) -> Path:
     """A GGUF file as a folder of bf16 weights."""
     try:
-        with path.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        digest = _digest_once(path, path.stat().st_mtime_ns)
     except OSError as error:
         raise BaseModelError(f"{path} can't be read: {error.strerror}") from error
     if packaged is not None and digest != packaged[2]:
@@ -145,6 +145,13 @@ def _read_gguf(path: Path, packaged: tuple[str, str, str] | None) -> Path:
         tokenizer.save_pretrained(folder)
 
     return _made(f"{path.stem}-{digest[:12]}", digest, write)
+
+
+@lru_cache(maxsize=8)
+def _digest_once(path: Path, changed_ns: int) -> str:
+    """SHA-256 of a large file; a start asks for its base several times."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _is_packed(folder: Path) -> bool:
