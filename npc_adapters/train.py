@@ -35,7 +35,7 @@ from npc_adapters.methods import (
     estimate,
     peft_config,
 )
-from npc_adapters.precision import compute_dtype
+from npc_adapters.precision import compute_dtype, has_bf16
 from npc_adapters.progress import draw_losses, quietly
 from npc_adapters.trainer import IGNORED, make_trainer
 
@@ -303,8 +303,8 @@ def load_for_training(base: Path, config: TrainConfig, parent: Path | None = Non
     # A frozen base is kept as it is computed with; the adapter's own weights stay fp32 (PEFT).
     frozen = config.method in LORA
     options: dict[str, Any] = {"dtype": compute_dtype() if frozen else torch.float32}
-    if not torch.cuda.is_available():
-        options["attn_implementation"] = "eager"  # short rows: faster than the fused one on a CPU
+    if not torch.cuda.is_available() and has_bf16():
+        options["attn_implementation"] = "eager"  # in bf16 the fused one's backward pass is slower
     if config.nf4 and torch.cuda.is_available():
         options["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True,

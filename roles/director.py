@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from engine.requests import Message
-from roles.prompt import director_system, director_turn, one_line
+from roles.prompt import OFF_CURVE, director_system, director_turn, one_line
 from roles.store import Store
 from roles.world import World
 
@@ -113,6 +113,13 @@ class Director:
             ),
         )
 
+    def closed(self, hushed: frozenset[str]) -> dict[str, frozenset[str]]:
+        """What no directive can name now, by kind: who is in a scripted scene, events that have
+        happened or would lead away from the author's curve."""
+        stage = self.stage
+        wrong = wrong_way(self.world, round(stage.tension), round(self.wanted))
+        return {"npc": hushed, "event": wrong | self.happened}
+
     def decide(self, answer: str, hushed: frozenset[str]) -> tuple[dict[str, Any], str]:
         """Read the model's answer; canon overrules it where they disagree.
 
@@ -181,6 +188,14 @@ class Director:
             if kind == "event" and value in self.stage.happened:
                 return f"{value} has happened already"
         return ""
+
+
+def wrong_way(world: World, tension: int, wanted: int) -> frozenset[str]:
+    """Events that would take a story that is far off the author's curve further from it."""
+    off = wanted - tension
+    if abs(off) < OFF_CURVE:
+        return frozenset()
+    return frozenset(name for name, event in world.spec.events.items() if event.tension * off < 0)
 
 
 class _Blanks(dict[str, Any]):

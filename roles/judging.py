@@ -17,6 +17,7 @@ from typing import Any
 
 from engine.backend import Backend
 from engine.requests import Delta, Finished, GenerationRequest, Message, SamplingParams
+from roles.director import wrong_way
 from roles.errors import RolesError
 from roles.grammar import read_yaml
 from roles.npc import sampling_params
@@ -167,11 +168,12 @@ def _director_trial(world: World, case: Mapping[str, Any]) -> Trial:
         state=case.get("state", ()),
         events=case["events"],
     )
+    closed = {"event": wrong_way(world, case["tension"], case["wanted"])}
     return Trial(
         name=case["name"],
         messages=(director_system(spec.title, spec.premise, world.directive_lines()), asked),
         sampling=SamplingParams(
-            max_tokens=72, temperature=0.0, constraint=directive_grammar(world)
+            max_tokens=72, temperature=0.0, constraint=directive_grammar(world, closed)
         ),
         adapter="director",
         fault=lambda answer: director_fault(case, answer),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -93,9 +93,14 @@ def reply_grammar(emotions: Sequence[str], offers: Sequence[Offer]) -> Constrain
     return Constraint(kind="lark", source="\n".join(rules))
 
 
-def directive_grammar(world: World) -> Constraint:
-    """What the director may answer: one of the world's directives, or wait."""
-    schema = {**world.directive_schema(), "x-guidance": _SPACING}
+def directive_grammar(world: World, without: Mapping[str, Collection[str]]) -> Constraint:
+    """What the director may answer: one of the world's directives, or wait.
+
+    Args:
+        world: the world.
+        without: what `Director.closed` names.
+    """
+    schema = {**world.directive_schema(without), "x-guidance": _SPACING}
     return Constraint(kind="json_schema", source=json.dumps(schema))
 
 

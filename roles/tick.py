@@ -88,7 +88,8 @@ class Tick:
             temperature=body.temperature,
             top_p=body.top_p,
         )
-        line.sampling = replace(params, constraint=directive_grammar(self.house.world))
+        closed = self.director.closed(self.play.hushed)
+        line.sampling = replace(params, constraint=directive_grammar(self.house.world, closed))
         line.priority, line.context_tokens = _PRIORITY, table.context
         line.routing.append("the director's engine; its answer must match the world's directives")
 

@@ -10,10 +10,11 @@ models/               bases, adapters, students
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from engine.bases import find_folder
@@ -27,6 +28,7 @@ from roles.schema import BookFile, Call, NpcFile, WorldFile
 WORLDS = Path(__file__).parent / "worlds"
 STARTER = "biblioteca_eterna"
 DIRECTOR = "director"
+NOTHING: Mapping[str, Collection[str]] = MappingProxyType({})
 _HUB_ID = re.compile(r"^[\w-][\w.-]*/[\w.-]+$")
 _ID = re.compile(r"^[a-z][a-z0-9_]*$")
 
@@ -137,9 +139,12 @@ class World:
         """How a line in this mood moves what its speaker feels for whom it answers."""
         return self.spec.regard.get(mood, OF_MOODS.get(mood, 0.0))
 
-    def arguments_schema(self, call: Call) -> dict[str, Any]:
-        """An action's or directive's arguments as a JSON Schema of an object."""
-        properties = {name: self._argument(kind) for name, kind in call.arguments.items()}
+    def arguments_schema(
+        self, call: Call, without: Mapping[str, Collection[str]] = NOTHING
+    ) -> dict[str, Any]:
+        """An action's or directive's arguments as a JSON Schema of an object; `without`: by kind
+        of argument, values that are not to be had."""
+        properties = {name: self._argument(kind, without) for name, kind in call.arguments.items()}
         return {
             "type": "object",
             "properties": properties,
@@ -147,11 +152,18 @@ class World:
             "additionalProperties": False,
         }
 
-    def directive_schema(self) -> dict[str, Any]:
-        """One JSON Schema for whatever the director may answer, `wait` included."""
+    def directive_schema(self, without: Mapping[str, Collection[str]] = NOTHING) -> dict[str, Any]:
+        """One JSON Schema for whatever the director may answer, `wait` included.
+
+        Args:
+            without: values that are not to be had now, by kind ("npc", "event"); a directive
+                that is left without a choice is none.
+        """
         shapes = [_directive_shape("wait", {})]
         for name, call in self.spec.directives.items():
-            shapes.append(_directive_shape(name, self.arguments_schema(call)["properties"]))
+            properties = self.arguments_schema(call, without)["properties"]
+            if all(kind.get("enum", True) for kind in properties.values()):
+                shapes.append(_directive_shape(name, properties))
         return {"anyOf": shapes}
 
     def directive_lines(self) -> list[str]:
@@ -191,7 +203,9 @@ class World:
             return str(error)
         return "" if Path(path).is_dir() or is_hub_id(name) else f"there is no folder {path}"
 
-    def _argument(self, kind: str | dict[str, Any]) -> dict[str, Any]:
+    def _argument(
+        self, kind: str | dict[str, Any], without: Mapping[str, Collection[str]]
+    ) -> dict[str, Any]:
         if isinstance(kind, dict):
             return kind
         choices = {
@@ -202,7 +216,8 @@ class World:
             "event": list(self.spec.events),
         }
         if kind in choices:
-            return {"enum": choices[kind]}
+            gone = without.get(kind, ())
+            return {"enum": [choice for choice in choices[kind] if choice not in gone]}
         if kind == "text":
             return {"type": "string", "minLength": 1, "maxLength": 120}
         return {"type": kind}

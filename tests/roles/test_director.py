@@ -7,7 +7,7 @@ import pytest
 
 from protocol import messages as wire
 from protocol import play
-from roles.director import WAIT, Director
+from roles.director import WAIT, Director, wrong_way
 from roles.manager import Manager
 from roles.store import Store
 from roles.world import World
@@ -74,6 +74,19 @@ def test_events_wait_for_their_tick_and_then_become_story(director: Director) ->
     seen = director.prompt()[1].text
     assert "Event: Noise 8." in seen
     assert "Story: Noise 4. Noise 5. Noise 6. Noise 7." in seen
+
+
+def test_far_off_the_curve_no_event_leads_away_from_it(director: Director) -> None:
+    world = director.world
+    tension = world.spec.events["lamp_out"].tension
+    assert tension > 0
+    assert "lamp_out" in wrong_way(world, 9, 2)
+    assert "lamp_out" not in wrong_way(world, 2, 9)
+    assert not wrong_way(world, 5, 4)
+    director.take_event("lamp_out", "The lamp goes out.", 0.8, {})
+    closed = director.closed(frozenset({"anna"}))
+    assert "lamp_out" in closed["event"]
+    assert closed["npc"] == {"anna"}
 
 
 def test_canon_overrules_a_directive(director: Director) -> None:

@@ -61,11 +61,23 @@ def test_other_languages_pass(world: World) -> None:
 
 
 def test_directives_follow_the_worlds_schema(world: World) -> None:
-    grammar = directive_grammar(world)
+    grammar = directive_grammar(world, {})
     directive = {"do": "direct", "who": "anna", "mood": "calm", "goal": "count the spoons"}
     assert accepts(grammar, '{"do": "wait"}')
     assert accepts(grammar, json.dumps(directive))
     assert not accepts(grammar, json.dumps({**directive, "who": "zoe"}))
+
+
+def test_what_canon_closes_cannot_be_directed(world: World) -> None:
+    def direct(who: str) -> str:
+        return json.dumps({"do": "direct", "who": who, "mood": "calm", "goal": "wait"})
+
+    grammar = directive_grammar(world, {"npc": frozenset({"anna"})})
+    assert not accepts(grammar, direct("anna"))
+    assert accepts(grammar, direct("ben"))
+    nobody = directive_grammar(world, {"npc": frozenset(world.npcs)})
+    assert not accepts(nobody, direct("ben"))
+    assert accepts(nobody, '{"do": "wait"}')
 
 
 def test_what_cannot_be_offered_is_refused_by_name(world: World) -> None:
