@@ -24,7 +24,7 @@ from books.signs import NAMES, Candidate, SignIndex, Weights
 from books.telling import WordOdds
 
 _NUM_NEAR = 150  # invented questions of a book
-_UNKNOWN, _NEAR = 2.0, 0.5  # weight of a question that can't be answered; of an invented one
+_UNKNOWN, _NEAR = 1.5, 0.5  # weight of a question that can't be answered; of an invented one
 _DECAY = 1e-2
 
 

@@ -43,10 +43,38 @@ def default_lr(method: str) -> float:
     return _DEFAULT_LR.get(method, 1e-2)
 
 
+def upper_layers(base: str, first: int) -> range | None:
+    """The numbers of a base's layers from `first` on; None for all of them.
+
+    Raises:
+        UsageError: the base has no such layer.
+    """
+    if first == 0:
+        return None
+    depth = AutoConfig.from_pretrained(base, trust_remote_code=False).num_hidden_layers
+    if not 0 < first < depth:
+        raise UsageError(f"first layer {first} is none of this base's, 0 to {depth - 1}")
+    return range(first, depth)
+
+
 def peft_config(
-    method: str, *, rank: int, alpha: float, dropout: float, targets: Sequence[str]
+    method: str,
+    *,
+    rank: int,
+    alpha: float,
+    dropout: float,
+    targets: Sequence[str],
+    layers: Sequence[int] | None = None,
 ) -> PeftConfig | None:
     """PEFT's configuration of a method; None for full fine-tuning.
+
+    Args:
+        method: one of `METHODS`.
+        rank: of LoRA.
+        alpha: LoRA's scale is alpha / rank.
+        dropout: on LoRA's input.
+        targets: projections that LoRA changes.
+        layers: in which of the base's layers; None means in all.
 
     Raises:
         UsageError: an unknown method.
@@ -61,6 +89,8 @@ def peft_config(
             lora_dropout=dropout,
             target_modules=list(targets),
             use_dora=method == "dora",
+            layers_to_transform=None if layers is None else list(layers),
+            layers_pattern=None if layers is None else "layers",
         )
     if method == "ia3":
         return IA3Config(

@@ -10,6 +10,7 @@ import typer
 _World = Annotated[str, typer.Option(help="a world's folder, or the name of one that ships")]
 _Json = Annotated[bool, typer.Option("--json", help="print one JSON document")]
 _Corpus = Annotated[Path, typer.Option(help="folder of the generated rows")]
+_FirstLayer = Annotated[int, typer.Option(help="LoRA leaves the layers below it alone")]
 STARTER = "biblioteca_eterna"
 CORPUS = Path("runs/corpus")
 DIRECTOR_TOKENS = 704  # of its longest rows
@@ -37,6 +38,7 @@ def train_npc(
     rank: int = 16,
     alpha: float = 32,
     targets: Annotated[str, typer.Option(help="projections, comma-separated")] = "q,k,v,o",
+    first_layer: _FirstLayer = 0,
     dropout: float = 0.05,
     epochs: float = 3,
     lr: Annotated[float, typer.Option(help="peak learning rate; 0: the method's usual")] = 0.0,
@@ -76,6 +78,7 @@ def train_npc(
         alpha=alpha,
         dropout=dropout,
         targets=_targets(targets),
+        first_layer=first_layer,
         epochs=epochs,
         lr=lr,
         batch_size=batch_size,
@@ -138,6 +141,7 @@ def train_director(
     method: Annotated[str, typer.Option(help="as for npc")] = "qlora",
     rank: int = 16,
     targets: Annotated[str, typer.Option(help="projections, comma-separated")] = "q,k,v,o",
+    first_layer: _FirstLayer = 0,
     dropout: float = 0.05,
     epochs: float = 2,
     lr: float = 0.0,
@@ -159,6 +163,7 @@ def train_director(
         rank=rank,
         alpha=2 * rank,
         targets=_targets(targets),
+        first_layer=first_layer,
         dropout=dropout,
         epochs=epochs,
         lr=lr,

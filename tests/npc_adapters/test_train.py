@@ -83,6 +83,19 @@ def test_less_strength_serves_a_part_of_the_same_change(
         torch.testing.assert_close(half[path], change / 2)
 
 
+def test_layers_below_the_first_are_left_alone(
+    tmp_path: Path, base: Path, rows: list[Row]
+) -> None:
+    settings, out = config(first_layer=1), tmp_path / "pim"
+    train_adapter(name="pim", base=base, rows=rows[:8], out=out, config=settings, show=False)
+    assert {path.split(".")[0] for path in read_adapter(out).factors} == {"1"}
+    assert cost_of(base, settings).trainable == cost_of(base, config()).trainable / 2
+    with pytest.raises(UsageError, match="first layer 2 is none of this base's, 0 to 1"):
+        check_feasible(base, config(first_layer=2))
+    with pytest.raises(UsageError, match="ia3 has no first-layer"):
+        check_feasible(base, config(method="ia3", first_layer=1))
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_trains_and_saves(
     tmp_path: Path, base: Path, rows: list[Row], method: str
