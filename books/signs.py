@@ -123,13 +123,10 @@ class SignIndex:
         asked = _Asked(question, self)
         if not asked.stems:
             return []
-        gone = Counter(word for one in self._facts for word in one.hidden(hidden))
+        without = {row: one for row, one in enumerate(self._facts) if hidden and one.hidden(hidden)}
+        gone = Counter(word for one in without.values() for word in one.hidden(hidden))
         foreign = asked.share([word for word in asked.stems if self._uses[word] <= gone[word]])
-        changed = {
-            row: one.content_without(hidden)
-            for row, one in enumerate(self._facts)
-            if one.hidden(hidden)
-        }
+        changed = {row: one.content_without(hidden) for row, one in without.items()}
         senses = self._senses.judge(asked.rarity, changed).tolist()
         found = [
             one.candidate(asked, foreign, hidden, sense)
@@ -185,7 +182,8 @@ class _Stems:
             (text, fold(text), set(_content(text)), kind_of(text))
             for text in (*fact.ask, *fact.then)
         ]
-        self.all = self._told.union(*(words for _, _, words, _ in self._asks))
+        self._asked: set[str] = set().union(*(words for _, _, words, _ in self._asks))
+        self.all = self._told | self._asked
         self._told_content = {*_content(fact.answer), *_content(passage)}
         self.content = self.content_without("")
 
@@ -205,9 +203,11 @@ class _Stems:
         self, asked: _Asked, foreign: float, hidden: str, sense: Sequence[float]
     ) -> Candidate:
         """Its signs; `sense`: those of meaning, see `Senses.judge`."""
-        asks = [ask for ask in self._asks if ask[1] != hidden]
-        in_questions: set[str] = set().union(*(words for _, _, words, _ in asks))
-        known = in_questions | self._told
+        asks, in_questions, known = self._asks, self._asked, self.all
+        if hidden:
+            asks = [ask for ask in asks if ask[1] != hidden]
+            in_questions = set().union(*(words for _, _, words, _ in asks))
+            known = in_questions | self._told
         near = max(asks, key=lambda ask: _overlap(asked, ask[2]), default=None)
         missing = [word for word in asked.rest if word not in known]
         rest = sum(asked.rarity[word] for word in asked.rest)
