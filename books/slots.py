@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -18,6 +19,9 @@ from books.errors import StudentError
 from books.int8 import SCALE
 from engine.architecture import Architecture, read_architecture
 from engine.errors import AdapterError, BaseModelError
+
+
+_HASHING = ThreadPoolExecutor(1)  # hashing takes as long as the rest, and no interpreter lock
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,6 +57,7 @@ def read_student(path: Path, tokenizer_digest: str | None) -> Student:
         card = read_card(path)
         shape, config = _architecture(path)
         weights = (path / "model.safetensors").read_bytes()
+        digest = _HASHING.submit(lambda: sha256(weights).hexdigest())
     except (StudentError, BaseModelError) as error:
         raise AdapterError(str(error)) from error
     except OSError as error:
@@ -62,24 +67,28 @@ def read_student(path: Path, tokenizer_digest: str | None) -> Student:
             f"{path} reads with the tokenizer {card.tokenizer_digest[:12]}, "
             f"this shelf's is {tokenizer_digest[:12]}"
         )
-    found = sha256(weights).hexdigest()
-    if found != card.weights_digest:
-        raise AdapterError(
-            f"{path}: the weights' digest is {found[:12]}, {CARD_NAME} says "
-            f"{card.weights_digest[:12]}: damaged or changed"
-        )
     try:
         tensors = _fuse(load(weights), shape)
+        _check_digest(path, digest.result(), card.weights_digest)
     except (SafetensorError, KeyError, RuntimeError) as error:
+        _check_digest(path, digest.result(), card.weights_digest)
         raise AdapterError(f"{path}/model.safetensors doesn't fit its config: {error}") from error
     return Student(
         path=path,
-        digest=found,
+        digest=card.weights_digest,
         size_bytes=len(weights),
         shape=shape,
         config=config,
         tensors=tensors,
     )
+
+
+def _check_digest(path: Path, found: str, wanted: str) -> None:
+    if found != wanted:
+        raise AdapterError(
+            f"{path}: the weights' digest is {found[:12]}, {CARD_NAME} says "
+            f"{wanted[:12]}: damaged or changed"
+        )
 
 
 _ARCHITECTURES: dict[str, tuple[Architecture, Any]] = {}  # by the text of config.json

@@ -47,12 +47,13 @@ def pack(
     padded = -(-out // tile) * tile
     if not full and scale is None:
         weight, scale = quantize_rows(weight)
-    order = torch.arange(out)
     if interleave:
-        order = order.view(2, -1, library.lanes).transpose(0, 1).reshape(-1)
+        order = torch.arange(out).view(2, -1, library.lanes).transpose(0, 1).reshape(-1)
 
     def arrange(rows: Tensor) -> Tensor:
         rows = rows[order] if interleave else rows
+        if padded == out:
+            return rows
         return torch.cat((rows, rows.new_zeros(padded - out, *rows.shape[1:])))
 
     weight = arrange(weight if scale is not None else weight.float())
