@@ -2,7 +2,8 @@
 
 Its prompt has a fixed size however long the game lasts: the story so far is a rolling summary
 of the last few turns, not a transcript. Authored canon always wins: a directive that goes
-against it becomes `wait`, and the timeline says why.
+against it becomes `wait`, and where its model waits although the story is far off the author's
+curve, an event is staged that leads back. The timeline says why.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from engine.requests import Message
-from roles.prompt import OFF_CURVE, director_system, director_turn, one_line
+from roles.prompt import OFF_CURVE, director_system, director_turn, one_line, pace
 from roles.store import Store
 from roles.world import World
 
@@ -36,6 +37,7 @@ class Stage:
         story: what the summary is made of, oldest first.
         threads: open threads and quests, by name.
         held: ticks by the game are answered with wait.
+        staged: the event that was ordered last; until it has happened no other is by pace alone.
     """
 
     tension: float
@@ -45,6 +47,7 @@ class Stage:
     story: list[str] = field(default_factory=list)
     threads: dict[str, str] = field(default_factory=dict)
     held: bool = False
+    staged: str = ""
 
 
 class Director:
@@ -121,9 +124,10 @@ class Director:
         return {"npc": hushed, "event": wrong | self.happened}
 
     def decide(self, answer: str, hushed: frozenset[str]) -> tuple[dict[str, Any], str]:
-        """Read the model's answer; canon overrules it where they disagree.
+        """Read the model's answer; canon overrules it where they disagree, and the curve where
+        it waits.
 
-        Returns the directive and, where it was overruled or could not be read, why.
+        Returns the directive and, where it isn't the model's, why.
         """
         try:
             directive = json.loads(answer)
@@ -133,6 +137,8 @@ class Director:
             return dict(WAIT), "the model's answer was no directive"
         if why := self._against_canon(directive, hushed):
             return dict(WAIT), f"overruled {json.dumps(directive)}: {why}"
+        if directive == WAIT and (due := self._due(hushed)):
+            return due, f"paced {json.dumps(due)}: the story is {self._pace()}"
         return directive, ""
 
     def settle(self, directive: Mapping[str, Any], line: str, overruled: str) -> None:
@@ -143,6 +149,8 @@ class Director:
         call = self.world.spec.directives.get(str(directive.get("do")))
         if call is not None:
             stage.tension = _clamp(stage.tension + call.tension)
+            ordered = [directive[name] for name, kind in call.arguments.items() if kind == "event"]
+            stage.staged = str(ordered[0]) if ordered else stage.staged
         kind = "wait" if directive.get("do") == "wait" else "directive"
         self.record(kind, overruled or json.dumps(directive), line)
         self.keep()
@@ -177,6 +185,16 @@ class Director:
         ).fetchall()
         return [dict(zip(columns, row, strict=True)) for row in reversed(rows)]
 
+    def _pace(self) -> str:
+        return pace(round(self.stage.tension), round(self.wanted))
+
+    def _due(self, hushed: frozenset[str]) -> dict[str, Any] | None:
+        """What to stage by pace alone; nothing in a scripted scene or while an order is open."""
+        stage = self.stage
+        if hushed or stage.staged not in ("", *stage.happened):
+            return None
+        return event_due(self.world, round(stage.tension), round(self.wanted), self.happened)
+
     def _against_canon(self, directive: Mapping[str, Any], hushed: frozenset[str]) -> str:
         call = self.world.spec.directives.get(str(directive["do"]))
         if call is None:
@@ -196,6 +214,27 @@ def wrong_way(world: World, tension: int, wanted: int) -> frozenset[str]:
     if abs(off) < OFF_CURVE:
         return frozenset()
     return frozenset(name for name, event in world.spec.events.items() if event.tension * off < 0)
+
+
+def event_due(
+    world: World, tension: int, wanted: int, gone: frozenset[str] = frozenset()
+) -> dict[str, Any] | None:
+    """The directive to stage what takes a story that is far off the author's curve nearest to it.
+
+    None where it isn't far off, no event but those `gone` leads back, or nothing stages events.
+    """
+    off = wanted - tension
+    left = {
+        name: abs(off - event.tension)
+        for name, event in world.spec.events.items()
+        if event.tension * off > 0 and name not in gone
+    }
+    if abs(off) < OFF_CURVE or not left:
+        return None
+    for name, call in world.spec.directives.items():
+        if list(call.arguments.values()) == ["event"]:
+            return {"do": name, next(iter(call.arguments)): min(left, key=left.__getitem__)}
+    return None
 
 
 class _Blanks(dict[str, Any]):

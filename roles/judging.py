@@ -17,7 +17,7 @@ from typing import Any
 
 from engine.backend import Backend
 from engine.requests import Delta, Finished, GenerationRequest, Message, SamplingParams
-from roles.director import wrong_way
+from roles.director import WAIT, event_due, wrong_way
 from roles.errors import RolesError
 from roles.grammar import read_yaml
 from roles.npc import sampling_params
@@ -176,8 +176,15 @@ def _director_trial(world: World, case: Mapping[str, Any]) -> Trial:
             max_tokens=72, temperature=0.0, constraint=directive_grammar(world, closed)
         ),
         adapter="director",
-        fault=lambda answer: director_fault(case, answer),
+        fault=lambda answer: director_fault(case, _paced(world, case, answer)),
     )
+
+
+def _paced(world: World, case: Mapping[str, Any], answer: str) -> str:
+    """What comes of an answer in play: where the model waits, the author's curve may not."""
+    if answer != json.dumps(WAIT):
+        return answer
+    return json.dumps(event_due(world, case["tension"], case["wanted"]) or WAIT)
 
 
 def director_fault(case: Mapping[str, Any], answer: str) -> str:

@@ -110,15 +110,15 @@ def director_turn(
     parts = {
         "history": f"Story: {one_line(summary)}\n" if summary else "",
         "state": "".join(f"State: {one_line(item)}\n" for item in state),
-        "direction": f"Tension: {tension} of 10, wanted {wanted}: {_pace(tension, wanted)}.\n",
+        "direction": f"Tension: {tension} of 10, wanted {wanted}: {pace(tension, wanted)}.\n",
         "events": "".join(f"Event: {one_line(event)}\n" for event in events) or "Event: none\n",
     }
     segments = tuple(Segment(kind=kind, text=text) for kind, text in parts.items() if text)
     return Message(role="user", segments=segments)
 
 
-def _pace(tension: int, wanted: int) -> str:
-    """In words: small models can't subtract."""
+def pace(tension: int, wanted: int) -> str:
+    """How a story lies to its author's curve, in words: small models can't subtract."""
     if wanted - tension >= OFF_CURVE:
         return "far too calm"
     return "far too tense" if tension - wanted >= OFF_CURVE else "about right"

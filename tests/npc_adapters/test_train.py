@@ -83,9 +83,7 @@ def test_less_strength_serves_a_part_of_the_same_change(
         torch.testing.assert_close(half[path], change / 2)
 
 
-def test_layers_below_the_first_are_left_alone(
-    tmp_path: Path, base: Path, rows: list[Row]
-) -> None:
+def test_layers_below_the_first_are_left_alone(tmp_path: Path, base: Path, rows: list[Row]) -> None:
     settings, out = config(first_layer=1), tmp_path / "pim"
     train_adapter(name="pim", base=base, rows=rows[:8], out=out, config=settings, show=False)
     assert {path.split(".")[0] for path in read_adapter(out).factors} == {"1"}

@@ -7,7 +7,7 @@ import pytest
 
 from protocol import messages as wire
 from protocol import play
-from roles.director import WAIT, Director, wrong_way
+from roles.director import WAIT, Director, event_due, wrong_way
 from roles.manager import Manager
 from roles.store import Store
 from roles.world import World
@@ -87,6 +87,33 @@ def test_far_off_the_curve_no_event_leads_away_from_it(director: Director) -> No
     closed = director.closed(frozenset({"anna"}))
     assert "lamp_out" in closed["event"]
     assert closed["npc"] == {"anna"}
+
+
+def test_where_the_model_waits_far_off_the_curve_an_event_is_staged(director: Director) -> None:
+    wait, stage = json.dumps(WAIT), {"do": "stage", "event": "lamp_out"}
+    director.stage.tension = director.wanted
+    assert director.decide(wait, frozenset()) == (WAIT, "")
+    director.stage.tension = director.wanted - 3
+    directive, why = director.decide(wait, frozenset())
+    assert directive == stage
+    assert "far too calm" in why
+    assert director.decide(wait, frozenset({"anna"})) == (WAIT, "")  # a scripted scene
+    director.settle(directive, "l1", why)
+    assert director.decide(wait, frozenset()) == (WAIT, "")  # the game hasn't staged it yet
+    director.take_event("lamp_out", "The lamp goes out.", 0.8, {})
+    director.stage.tension = director.wanted - 3
+    assert director.decide(wait, frozenset()) == (WAIT, "")  # nothing is left that would help
+
+
+def test_the_event_that_leads_nearest_to_the_curve_is_due() -> None:
+    world = World.load()
+    assert event_due(world, 1, 4) == {"do": "stage", "event": "water_rises"}
+    assert event_due(world, 1, 4, frozenset({"water_rises"})) == {
+        "do": "stage",
+        "event": "inspector_arrives",
+    }
+    assert event_due(world, 7, 4) == {"do": "stage", "event": "quiet_hour"}
+    assert event_due(world, 3, 4) is None
 
 
 def test_canon_overrules_a_directive(director: Director) -> None:
