@@ -129,12 +129,18 @@ class SignIndex:
         changed = {row: one.content_without(hidden) for row, one in without.items()}
         senses = self._senses.judge(asked.rarity, changed).tolist()
         found = [
-            one.candidate(asked, foreign, hidden, sense)
+            (one, *one.signs(asked, foreign, hidden, sense))
             for one, sense in zip(self._facts, senses, strict=True)
             if sense[0] > _MEANT or not one.all.isdisjoint(asked.stems)
         ]
-        touched = [c for c in found if c.signs[_COVERED] > 0 or c.signs[_MEANING] > _MEANT]
-        return sorted(touched, key=_roughly, reverse=True)[:_CANDIDATES]
+        touched = [row for row in found if row[1][_COVERED] > 0 or row[1][_MEANING] > _MEANT]
+        touched.sort(key=lambda row: _roughly(row[1]), reverse=True)
+        return [
+            Candidate(
+                fact=one.fact, nearest=one.nearest(asked, hidden), signs=signs, missing=missing
+            )
+            for one, signs, missing in touched[:_CANDIDATES]
+        ]
 
     def _rarities(self, text: str) -> dict[str, float]:
         return {word: self.rarity(word) for word in _content(text)}
@@ -149,10 +155,10 @@ class SignIndex:
         return word in self._names
 
 
-def _roughly(candidate: Candidate) -> float:
-    signs = dict(zip(NAMES, candidate.signs, strict=False))
-    words = 4 * signs["covered"] + 3 * signs["answer"] + signs["asked"]
-    return words + 2 * (signs["meant"] + signs["akin_answer"] + signs["akin_passage"])
+def _roughly(signs: Sequence[float]) -> float:
+    named = dict(zip(NAMES, signs, strict=False))
+    words = 4 * named["covered"] + 3 * named["answer"] + named["asked"]
+    return words + 2 * (named["meant"] + named["akin_answer"] + named["akin_passage"])
 
 
 class _Asked:
@@ -174,7 +180,7 @@ class _Stems:
     """One fact's words."""
 
     def __init__(self, fact: Fact, passage: str) -> None:
-        self._fact = fact
+        self.fact = fact
         self._answer = set(stems(fact.answer))
         self._told = self._answer | set(stems(passage))
         self._has_number = bool(_NUMBER.search(fact.answer.lower()))
@@ -199,21 +205,26 @@ class _Stems:
         kept = [words for _, folded, words, _ in self._asks if folded != question]
         return self._told_content.union(*kept)
 
-    def candidate(
+    def nearest(self, asked: _Asked, hidden: str) -> str | None:
+        """Its question that is most like the asked one."""
+        asks = [ask for ask in self._asks if ask[1] != hidden]
+        near = max(asks, key=lambda ask: _overlap(asked, ask[2]), default=None)
+        return near[0] if near else None
+
+    def signs(
         self, asked: _Asked, foreign: float, hidden: str, sense: Sequence[float]
-    ) -> Candidate:
-        """Its signs; `sense`: those of meaning, see `Senses.judge`."""
+    ) -> tuple[tuple[float, ...], tuple[str, ...]]:
+        """Its signs, and the question's stems that it lacks; `sense`: see `Senses.judge`."""
         asks, in_questions, known = self._asks, self._asked, self.all
         if hidden:
             asks = [ask for ask in asks if ask[1] != hidden]
             in_questions = set().union(*(words for _, _, words, _ in asks))
             known = in_questions | self._told
-        near = max(asks, key=lambda ask: _overlap(asked, ask[2]), default=None)
         missing = [word for word in asked.rest if word not in known]
         rest = sum(asked.rarity[word] for word in asked.rest)
         lost = sum(asked.rarity[word] for word in missing)
         signs = (
-            asked.share([w for w in asked.stems if w in in_questions | self._answer]),
+            asked.share([w for w in asked.stems if w in in_questions or w in self._answer]),
             asked.share([w for w in asked.stems if w in self._answer]),
             asked.share([w for w in asked.stems if w in known]),
             float(asked.kind in {kind for *_, kind in asks}),
@@ -224,8 +235,7 @@ class _Stems:
             float(len(asked.rest) < len(asked.stems)),
             *sense,
         )
-        nearest = near[0] if near else None
-        return Candidate(fact=self._fact, nearest=nearest, signs=signs, missing=tuple(missing))
+        return signs, tuple(missing)
 
 
 def _overlap(asked: _Asked, words: set[str]) -> float:
