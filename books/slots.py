@@ -20,7 +20,6 @@ from books.int8 import SCALE
 from engine.architecture import Architecture, read_architecture
 from engine.errors import AdapterError, BaseModelError
 
-
 _HASHING = ThreadPoolExecutor(1)  # hashing takes as long as the rest, and no interpreter lock
 
 

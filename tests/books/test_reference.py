@@ -12,7 +12,7 @@ def reference_of(path: Path) -> Reference:
 
 
 def test_a_question_is_shown_its_fact_and_the_passage_that_tells_it(book_path: Path) -> None:
-    found = reference_of(book_path).find("Which woman dug it?")
+    found = reference_of(book_path).find("Who was it that dug it?")
     assert found.facts[0].id == "digger"
     assert "dug by Vera Holm" in found.passages[0].text
     assert found.evidence.notes[0].answer == "The well was dug by Vera Holm."
