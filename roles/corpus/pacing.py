@@ -3,7 +3,8 @@
 The policy taught here: a scripted scene leaves the stage alone; an event that touches a
 character directs that character; a player who is stuck gets a hint; someone who talks too much
 is hushed; where nothing calls for it the director waits, unless the tension is three or more
-off the author's curve, when it stages an event that brings it back.
+off the author's curve, when it stages an event that brings it back. Most answers leave their
+free text out, so that decisions make up more of what is learned; in play the grammar asks for it.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from roles.prompt import OFF_CURVE, director_system, director_turn, reply
 from roles.world import World
 
 _TICKS = 4
+_WHOLE = 0.3  # of the directives, with their free text; what to do is the harder part to learn
 _MAX_TRIES = 8
 _NO_GOAL = "find out what the traveller is really after"
 
@@ -49,13 +51,21 @@ class Pacing:
             draw = Draw(self.source.grammar, f"{seed}:director:{side}:{index}", held_out=held_out)
             messages = [{"role": "system", "content": self.system.text}]
             for _ in range(_TICKS):
-                asked, answer = self.tick(draw)
+                asked, directive = self.tick(draw)
+                answer = self._answer(draw, directive)
                 messages.append({"role": "user", "content": asked})
                 messages.append({"role": "assistant", "content": answer})
             yield {"messages": messages, "kind": "director", "agent": "director"}
 
-    def tick(self, draw: Draw) -> tuple[str, str]:
-        """What the director sees, and its answer as JSON."""
+    def _answer(self, draw: Draw, directive: dict[str, str]) -> str:
+        """A directive as JSON, with or without its arguments of free text."""
+        if not draw.chance(_WHOLE) and (call := self.world.spec.directives.get(directive["do"])):
+            told = {name for name, kind in call.arguments.items() if kind == "text"}
+            directive = {name: value for name, value in directive.items() if name not in told}
+        return reply(json.dumps(directive, ensure_ascii=False)).text
+
+    def tick(self, draw: Draw) -> tuple[str, dict[str, str]]:
+        """What the director sees, and its directive."""
         tension, wanted = self._tension(draw)
         state = [self._text(draw, "director/state") for _ in range(draw.choice([0, 0, 1, 1, 2]))]
         events = [self._noise(draw) for _ in range(draw.choice([0, 0, 1, 1, 2]))]
@@ -74,7 +84,7 @@ class Pacing:
         asked = director_turn(
             tension=tension, wanted=wanted, summary=self._story(draw), state=state, events=events
         )
-        return asked.text, reply(json.dumps(directive, ensure_ascii=False)).text
+        return asked.text, directive
 
     def _tension(self, draw: Draw) -> tuple[int, int]:
         wanted = draw.rng.randint(1, 8)
