@@ -66,15 +66,16 @@ NPC_ADAPTER = TrainConfig(
     dropout=0.0,
     replay=0.25,
 )
+# Small batches: it learns what to do in many small steps.
 DIRECTOR_ADAPTER = TrainConfig(
     method="qlora",
     targets=ALL_LINEAR,
     epochs=1,
-    max_rows=500,
-    batch_size=4,
-    lr=4e-4,
+    max_rows=2400,
+    batch_size=2,
+    lr=1e-3,
     dropout=0.0,
-    max_tokens=704,
+    max_tokens=1000,
 )
 
 

@@ -13,7 +13,7 @@ _Corpus = Annotated[Path, typer.Option(help="folder of the generated rows")]
 _FirstLayer = Annotated[int, typer.Option(help="LoRA leaves the layers below it alone")]
 STARTER = "biblioteca_eterna"
 CORPUS = Path("runs/corpus")
-DIRECTOR_TOKENS = 704  # of its longest rows
+DIRECTOR_TOKENS = 1000  # of its longest rows
 
 
 def training_app() -> typer.Typer:
