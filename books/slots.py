@@ -68,10 +68,10 @@ def read_student(path: Path, tokenizer_digest: str | None) -> Student:
         )
     try:
         tensors = _fuse(load(weights), shape)
-        _check_digest(path, digest.result(), card.weights_digest)
     except (SafetensorError, KeyError, RuntimeError) as error:
-        _check_digest(path, digest.result(), card.weights_digest)
         raise AdapterError(f"{path}/model.safetensors doesn't fit its config: {error}") from error
+    finally:  # damage is told first, whatever it broke
+        _check_digest(path, digest.result(), card.weights_digest)
     return Student(
         path=path,
         digest=card.weights_digest,
