@@ -1,21 +1,22 @@
-"""Training rows: reading, checking and splitting JSON Lines of dialogue.
+"""Training rows: reading, checking and splitting dialogue, as JSON Lines or transcripts (.txt).
 
-A row is a `messages` list, or `instruction`, `input` and `output`: what is said to the character,
-note lines before it, and the reply. Every fault is reported with file, line and field; faulty
-rows never reach training.
+A row of JSON is a `messages` list, or `instruction`, `input` and `output`: what is said to the
+character, note lines before it, and the reply. Every fault is reported with file, line and field;
+faulty rows never reach training.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from engine.requests import Message, Segment
 from npc_adapters.errors import DataError
+from npc_adapters.transcripts import read_transcript
 
 Severity = Literal["error", "warning"]
 _ROLES = ("system", "user", "assistant")
@@ -90,7 +91,7 @@ def read_rows(
     control_tokens: Sequence[str] = (),
     max_chars: int = 6000,
 ) -> Corpus:
-    """Read and check JSON Lines files.
+    """Read and check JSON Lines files and transcripts.
 
     Args:
         paths: files to read, in order.
@@ -104,29 +105,43 @@ def read_rows(
     problems: list[Problem] = []
     seen: dict[bytes, str] = {}
     for path in paths:
-        for number, line in enumerate(_lines(path), start=1):
-            if not line.strip():
-                continue
-            row, faults = parse_row(line, str(path), number, control_tokens)
+        for row, faults in _parsed(path, control_tokens):
             problems += faults
             if row is None:
                 continue
             digest = hashlib.sha256(row.text.encode()).digest()
             if len(row.text) > max_chars:
                 text = f"{len(row.text)} characters; at most {max_chars} fit"
-                problems.append(Problem(str(path), number, "row", text, "warning"))
+                problems.append(Problem(str(path), row.line, "row", text, "warning"))
             elif digest in seen:
                 text = f"repeats {seen[digest]}"
-                problems.append(Problem(str(path), number, "row", text, "warning"))
+                problems.append(Problem(str(path), row.line, "row", text, "warning"))
             else:
-                seen[digest] = f"{path}:{number}"
+                seen[digest] = f"{path}:{row.line}"
                 rows.append(row)
     return Corpus(rows, problems)
 
 
-def _lines(path: Path) -> list[str]:
+def _parsed(
+    path: Path, control_tokens: Sequence[str]
+) -> Iterator[tuple[Row | None, list[Problem]]]:
+    text = _text(path)
+    if path.suffix == ".txt":
+        for number, talk in read_transcript(text):
+            if isinstance(talk, str):
+                yield None, [Problem(str(path), number, "talk", talk)]
+            else:
+                line = json.dumps({"messages": talk})
+                yield parse_row(line, str(path), number, control_tokens)
+    else:
+        for number, line in enumerate(text.splitlines(), start=1):
+            if line.strip():
+                yield parse_row(line, str(path), number, control_tokens)
+
+
+def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8").splitlines()
+        return path.read_text(encoding="utf-8")
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:

@@ -5,8 +5,8 @@
     models/adapters/NAME                      live adapters: one per character, and the director's
     models/judge                              tells the characters apart
 
-Rows come from the corpus that the world's grammar writes (`runs/corpus`), and from what a writer
-puts into `npcs/NAME.jsonl`.
+Rows come from what a writer puts into `npcs/NAME.txt` and `npcs/NAME.jsonl`, and from the corpus
+that the world's grammar writes (`runs/corpus`).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ from books.prompt import BOOK_HEAD
 from engine.errors import BaseModelError
 from engine.requests import SamplingParams
 from npc_adapters.card import AdapterCard
-from npc_adapters.data import Row, read_rows, with_system
+from npc_adapters.data import Row, read_rows, split_rows, with_system
 from npc_adapters.errors import TrainingError
 from npc_adapters.store import AdapterLibrary
 from npc_adapters.tokenizer import CONTROL_TOKENS
@@ -79,7 +80,9 @@ def _corpus_rows(stem: str, split: str, corpus: Path) -> list[Row]:
 
 
 def npc_rows(world: World, npc: str, *, corpus: Path = CORPUS, data: Sequence[Path] = ()) -> RowSet:
-    """A character's rows: given files alone, or else its own file and the corpus.
+    """A character's rows: given files alone, or else its own files and the corpus.
+
+    A writer's talks come first; a tenth of them is held out.
 
     Raises:
         TrainingError: no such character, or nothing to learn from.
@@ -89,16 +92,30 @@ def npc_rows(world: World, npc: str, *, corpus: Path = CORPUS, data: Sequence[Pa
         raise TrainingError(f"no character {npc!r}; there are: {', '.join(world.npcs)}")
     spec = world.npcs[npc]
     system = npc_system(spec.name, spec.role, spec.persona)
-    own = world.root / "npcs" / f"{npc}.jsonl"
-    files = list(data) or ([own] if own.exists() else [])
+    files = list(data) or own_files(world, npc)
     train = read_rows(files, control_tokens=CONTROL_TOKENS).require_sound() if files else []
     valid: list[Row] = []
     if not data:
-        train += _corpus_rows(f"npc-{npc}", "train", corpus)
-        valid = _corpus_rows(f"npc-{npc}", "valid", corpus)
+        talks, valid = split_rows([row for row in train if row.path.endswith(".txt")])
+        lines = [row for row in train if not row.path.endswith(".txt")]
+        train = [*talks, *lines, *_corpus_rows(f"npc-{npc}", "train", corpus)]
+        valid = _by_turns(valid, _corpus_rows(f"npc-{npc}", "valid", corpus))
     if not train:
-        raise TrainingError(f"{npc} has nothing to learn from: write {own}, or give --data FILE")
+        where = world.root / "npcs" / f"{npc}.txt"
+        raise TrainingError(f"{npc} has nothing to learn from: write {where}, or give --data FILE")
     return RowSet(train=with_system(train, system), valid=with_system(valid, system))
+
+
+def _by_turns(some: list[Row], others: list[Row]) -> list[Row]:
+    """Rows of both by turns, so that the first of them are of either kind."""
+    pairs = zip_longest(some, others)
+    return [row for pair in pairs for row in pair if row is not None]
+
+
+def own_files(world: World, npc: str) -> list[Path]:
+    """What a writer wrote for a character: talks and single lines."""
+    files = (world.root / "npcs" / f"{npc}{suffix}" for suffix in (".txt", ".jsonl"))
+    return [file for file in files if file.exists()]
 
 
 def general_rows(split: str, corpus: Path = CORPUS, limit: int | None = 2000) -> list[Row]:
@@ -209,8 +226,7 @@ def train_world(
 
 
 def _has_rows(world: World, npc: str, corpus: Path) -> bool:
-    own = world.root / "npcs" / f"{npc}.jsonl"
-    return own.exists() or (corpus / f"npc-{npc}.train.jsonl").exists()
+    return bool(own_files(world, npc)) or (corpus / f"npc-{npc}.train.jsonl").exists()
 
 
 def train_director(
@@ -245,7 +261,6 @@ def train_director(
 
 def trials(world: World, npcs: Sequence[str], corpus: Path = CORPUS) -> dict[str, Trial]:
     """What characters are judged on; without a corpus, a tenth of their own rows."""
-    from npc_adapters.data import split_rows
     from npc_adapters.evaluate import Trial
 
     found = {}

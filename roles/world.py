@@ -1,7 +1,7 @@
 """A world: a folder that a writer can edit, read and checked as a whole.
 
 world.toml            title, tiers, emotions, places, actions, directives, events, pacing
-npcs/NAME.toml        one character (npcs/NAME.jsonl beside it is for training)
+npcs/NAME.toml        one character (NAME.txt, NAME.jsonl beside it are for training)
 lore/*.md             facts and who may know them
 books/NAME.md         one book, with front matter
 models/               bases, adapters, students

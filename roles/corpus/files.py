@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
+from npc_adapters.data import Row as TrainingRow
+from npc_adapters.data import read_rows, split_rows
 from roles.corpus.book import book_row
 from roles.corpus.cast import invent
 from roles.corpus.cast_talk import Cast
@@ -16,6 +19,8 @@ from roles.corpus.pacing import Pacing
 from roles.corpus.seeds import read_seeds
 from roles.corpus.source import Source, load_source
 from roles.corpus.talk import Conversation, Row
+from roles.errors import GrammarError
+from roles.prompt import npc_system
 from roles.world import World
 
 # Rows at scale 1: about eighteen million tokens for the base at vocabulary 2048.
@@ -82,9 +87,38 @@ def _write_bases(
         num_base, num_director = int(_BASE_ROWS * scale), int(_DIRECTOR_ROWS * scale)
         base = base_rows(source, seed, num_valid if valid else num_base, held_out=valid)
         ticks = pacing.rows(seed, num_valid if valid else num_director, held_out=valid)
-        written.append(write_rows(output / f"base.{side}.jsonl", base))
+        talks = invented_talks(world.root / "grammar" / "talks.txt", held_out=valid)
+        written.append(write_rows(output / f"base.{side}.jsonl", woven(talks, base)))
         written.append(write_rows(output / f"director.{side}.jsonl", ticks))
     return written
+
+
+def invented_talks(path: Path, *, held_out: bool) -> list[Row]:
+    """Talks written by hand with characters of no world (`System: NAME | ROLE | PERSONA`)."""
+    if not path.exists():
+        return []
+    train, valid = split_rows(read_rows([path]).require_sound())
+    return [_invented(row) for row in (valid if held_out else train)]
+
+
+def _invented(row: TrainingRow) -> Row:
+    head, *rest = row.messages
+    parts = head.text.split(" | ")
+    if head.role != "system" or len(parts) != 3:
+        raise GrammarError(
+            f"{row.path}:{row.line}: a talk here must begin with System: NAME | ROLE | PERSONA"
+        )
+    messages = [{"role": m.role, "content": m.text} for m in (npc_system(*parts), *rest)]
+    return {"messages": messages, "kind": "written", "agent": None}
+
+
+def woven(written: list[Row], generated: Iterator[Row]) -> Iterator[Row]:
+    """Written rows by turns with generated ones: a training that takes a file's first rows takes
+    the written ones."""
+    for row in written:
+        yield row
+        yield from islice(generated, 1)
+    yield from generated
 
 
 def write_rows(path: Path, rows: Iterator[Row]) -> CorpusFile:

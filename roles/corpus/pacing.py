@@ -20,6 +20,7 @@ from roles.prompt import OFF_CURVE, director_system, director_turn, reply
 from roles.world import World
 
 _TICKS = 4
+_WRITTEN = 0.4  # of the events that matter, taken from those written one by one
 _WHOLE = 0.3  # of the directives, with their free text; what to do is the harder part to learn
 _MAX_TRIES = 8
 _NO_GOAL = "find out what the traveller is really after"
@@ -43,6 +44,7 @@ class Pacing:
         self.system = director_system(spec.title, spec.premise, world.directive_lines())
         self.kinds = source.parts("director", "kinds")
         self.world_kinds = source.parts("director", "world")
+        self.written = source.shares("written")
 
     def rows(self, seed: int, count: int, *, held_out: bool) -> Iterator[Row]:
         """Rows of a few ticks that have nothing to do with each other."""
@@ -99,6 +101,8 @@ class Pacing:
         return {"do": "wait"}
 
     def _happening(self, draw: Draw) -> Happening:
+        if draw.chance(_WRITTEN):
+            return self._written(draw)
         roll = draw.rng.random()
         if roll < 0.62:
             return self._personal(draw)
@@ -111,6 +115,20 @@ class Pacing:
             event = draw.pick("director/hush", **names)
             return Happening(event=event, directive={"do": "hush", "who": names["id"]})
         return Happening(event=draw.pick("director/scene_over", **names), directive={})
+
+    def _written(self, draw: Draw) -> Happening:
+        """An event that a writer wrote, and what is to be done about it, without free text."""
+        names = self._names(draw)
+        symbol = draw.rng.choices(list(self.written), list(self.written.values()))[0]
+        event = draw.pick(symbol, **names)
+        _, do, *moods = symbol.split("/")
+        if do == "wait":
+            return Happening(event=event, directive={})
+        directive = {"do": do, "who": names["id"]}
+        if moods:
+            best, *others = moods[0].split()
+            directive["mood"] = draw.choice([best, best, best, *others])
+        return Happening(event=event, directive=directive)
 
     def _personal(self, draw: Draw) -> Happening:
         names = self._names(draw)

@@ -34,6 +34,11 @@ class Source:
         below = (name[len(prefix) :] for name in self.grammar.symbols if name.startswith(prefix))
         return list(dict.fromkeys(name.split("/")[0] for name in below))
 
+    def shares(self, path: str) -> dict[str, int]:
+        """Symbols below a path, by their numbers of alternatives."""
+        below = self.grammar.symbols.items()
+        return {name: len(lines) for name, lines in below if name.startswith(f"{path}/")}
+
 
 def load_source(folder: Path) -> Source:
     """Read a world's grammar folder; what it lacks comes from the starter world's.
@@ -60,6 +65,7 @@ def load_source(folder: Path) -> Source:
     symbols |= flatten(voices, "voices.yaml") | flatten(moods, "moods.yaml", "mood/")
     symbols |= {"bare": ["#core#"]} | flatten(read_yaml(file("director")), "director", "director/")
     symbols |= flatten(read_yaml(file("director_words")), "director_words", "dw/")
+    symbols |= flatten(read_yaml(file("director_events")), "director_events", "written/")
     if (folder / "lore.yaml").exists():
         symbols |= flatten(read_yaml(folder / "lore.yaml"), "lore.yaml", "lore/")
     for path in sorted(folder.glob("npcs/*.yaml")):

@@ -72,7 +72,7 @@ def _noise() -> list[dict[str, str]]:
 def test_an_unknown_character_or_one_without_lines_is_named(world: World, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="no character 'zed'"):
         training.npc_rows(world, "zed", corpus=tmp_path)
-    with pytest.raises(TrainingError, match=r"write .*ben\.jsonl"):
+    with pytest.raises(TrainingError, match=r"write .*ben\.txt"):
         training.npc_rows(world, "ben", corpus=tmp_path)
     with pytest.raises(TrainingError, match="director base"):
         training.base_folder(world, "director")
@@ -82,6 +82,15 @@ def test_rows_are_shown_as_live_requests_are(world: World, tmp_path: Path) -> No
     row = training.npc_rows(world, "anna", corpus=tmp_path).train[0]
     assert row.messages[0].text.startswith("You are Anna, the keeper of the house.")
     assert row.messages[1].text == "Guest: Spoon 0?"
+
+
+def test_a_writers_talks_come_first_and_a_tenth_is_held_out(world: World, tmp_path: Path) -> None:
+    talks = [f"Guest: Is this cup {i}?\n[calm] It is cup {i}.\n---\n" for i in range(20)]
+    (world.root / "npcs" / "anna.txt").write_text("".join(talks), encoding="utf-8")
+    rows = training.npc_rows(world, "anna", corpus=tmp_path)
+    assert len(rows.valid) == 2
+    assert all(row.path.endswith("anna.txt") for row in rows.train[:18] + rows.valid)
+    assert rows.train[18].messages[1].text == "Guest: Spoon 0?"
 
 
 CARD = {
