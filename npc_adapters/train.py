@@ -329,18 +329,9 @@ def load_for_training(base: Path, config: TrainConfig, parent: Path | None = Non
     if lies_on_lora(config.method, parent):
         model = PeftModel.from_pretrained(model, parent).merge_and_unload()
     elif parent is not None:
-        return _uncast(PeftModel.from_pretrained(model, parent, is_trainable=True))
+        return PeftModel.from_pretrained(model, parent, is_trainable=True)
     peft = _peft(base, config)
-    return model if peft is None else _uncast(get_peft_model(model, peft))
-
-
-def _uncast(model: Any) -> Any:
-    """Leave numbers' formats to autocast: PEFT would turn every layer's input into fp32, and
-    autocast back into bf16."""
-    for module in model.modules():
-        if hasattr(module, "cast_input_dtype_enabled"):
-            module.cast_input_dtype_enabled = False
-    return model
+    return model if peft is None else get_peft_model(model, peft)
 
 
 @torch.no_grad()

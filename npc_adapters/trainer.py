@@ -49,7 +49,15 @@ def make_trainer(
     )
     trainer.remove_callback(PrinterCallback)  # it prints a dictionary for every entry of the log
     trainer.data_collator = without_mask(trainer.data_collator)
+    _leave_formats_to_autocast(model)
     return trainer, speed
+
+
+def _leave_formats_to_autocast(model: Any) -> None:
+    """PEFT would turn every layer's input into fp32 first, and autocast back into bf16."""
+    for module in model.modules():
+        if hasattr(module, "cast_input_dtype_enabled"):
+            module.cast_input_dtype_enabled = False
 
 
 class ReplyTrainer(SFTTrainer):  # type: ignore[misc]  # TRL has no types
@@ -72,8 +80,9 @@ class ReplyTrainer(SFTTrainer):  # type: ignore[misc]  # TRL has no types
         unwrapped = self.accelerator.unwrap_model(model)
         inner = unwrapped.get_base_model() if isinstance(unwrapped, PeftModel) else unwrapped
         words = {key: inputs[key] for key in ("input_ids", "attention_mask")}
-        hidden = inner.model(**words, use_cache=False).last_hidden_state
-        logits = inner.lm_head(hidden[learned]).float()
+        with self.accelerator.autocast():
+            hidden = inner.model(**words, use_cache=False).last_hidden_state
+            logits = inner.lm_head(hidden[learned]).float()
         loss = cross_entropy(logits, following[learned], reduction="sum")
         loss = loss / (learned.sum() if num_items_in_batch is None else num_items_in_batch)
         return (loss, {"loss": loss}) if return_outputs else loss
