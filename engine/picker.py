@@ -12,6 +12,7 @@ from torch import Tensor
 
 from engine.constraints import ConstraintCompiler, forbid
 from engine.loader import LoadedBase
+from engine.own_words import DISCOURAGED, OwnWords
 from engine.requests import Alternative, Constraint
 from engine.sampler import penalize, sample
 from engine.sequence import Sequence
@@ -30,6 +31,7 @@ class Picker:
         self._filler = ThreadPoolExecutor(1, thread_name_prefix="constraint-masks")
         self._filling: Future[Tensor] | None = None
         self._seen: Tensor | None = None  # bool [rows, V], once a line has a repetition penalty
+        self._own: dict[int, OwnWords] = {}  # by row, of lines that don't repeat themselves
 
     def compile(self, constraint: Constraint) -> LLMatcher:
         """A constraint at its beginning. Raises: RequestError if it can't be used."""
@@ -37,6 +39,14 @@ class Picker:
 
     def start(self, sequence: Sequence) -> None:
         """A line got its row."""
+        row, size = sequence.row, sequence.request.sampling.no_repeat_ngram_size
+        assert row is not None
+        self._own.pop(row, None)
+        if size:
+            prompt = sequence.token_ids[sequence.num_virtual : sequence.num_prompt]
+            self._own[row] = own = OwnWords(size, prompt, sequence.spans)
+            for token in sequence.token_ids[sequence.num_prompt :]:
+                own.add(token)
         if sequence.request.sampling.repetition_penalty == 1.0:
             return
         if self._seen is None:
@@ -46,6 +56,8 @@ class Picker:
 
     def note(self, sequence: Sequence, token: int) -> None:
         """A line got a token."""
+        if (own := self._own.get(sequence.row or 0)) is not None:
+            own.add(token)
         if self._seen is not None:
             self._seen[sequence.row, token] = True
 
@@ -60,6 +72,10 @@ class Picker:
         """The next token of each line, and what else was likely: logits fp32 [lines, V]."""
         alternatives = self._alternatives(asking, logits)
         logits = self._penalize(asking, logits)
+        for line, sequence in enumerate(asking):
+            own = self._own.get(sequence.row or 0)
+            if own is not None and (again := own.again()):
+                logits[line, list(again)] -= DISCOURAGED
         if self._filling is not None:
             forbid(logits, self._filling.result())
         params = [s.request.sampling for s in asking]

@@ -66,6 +66,8 @@ class SamplingParams:
         top_k: keep the k likeliest tokens; 0 keeps all.
         top_p: nucleus mass in (0, 1] (Holtzman et al. 2020).
         repetition_penalty: above 1 discourages tokens already present (Keskar et al. 2019).
+        no_repeat_ngram_size: from 2 on, no run of so many tokens that the speaker has said in this
+            line or in an earlier one of the prompt; 0 is off. See `engine.own_words`.
         stop: strings that end the text; they are not part of it.
         seed: any integer; same seed, same words, whatever else is in the batch.
         constraint: what the text must match, or None.
@@ -78,6 +80,7 @@ class SamplingParams:
     top_k: int = 0
     top_p: float = 1.0
     repetition_penalty: float = 1.0
+    no_repeat_ngram_size: int = 0
     stop: tuple[str, ...] = ()
     seed: int = 0
     constraint: Constraint | None = None
@@ -94,6 +97,11 @@ class SamplingParams:
             (
                 self.repetition_penalty > 0,
                 f"repetition_penalty is {self.repetition_penalty}; it must be above 0",
+            ),
+            (
+                self.no_repeat_ngram_size == 0 or self.no_repeat_ngram_size >= 2,
+                f"no_repeat_ngram_size is {self.no_repeat_ngram_size}; it must be 0 (off) or at "
+                "least 2",
             ),
             (
                 0 <= self.num_top_logprobs <= 20,

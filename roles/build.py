@@ -53,18 +53,20 @@ TALK_LAYER = TrainConfig(
     dropout=0.0,
     replay=0.0,
 )
-# Attention, which finds the noted fact and copies it, stays the base's.
+# Attention, which finds the noted fact and copies it, stays the base's; so do the lower layers.
+# Rows: first a writer's talks, all of them.
 NPC_ADAPTER = TrainConfig(
-    rank=4,
-    alpha=8,
+    rank=6,
+    alpha=12,
     targets=MLP,
-    epochs=1,
-    max_rows=200,
+    first_layer=12,
+    epochs=2,
+    max_rows=150,
     max_valid=24,
     batch_size=4,
-    lr=1e-3,
+    lr=1.5e-3,
     dropout=0.0,
-    replay=0.25,
+    replay=0.1,
 )
 # Small batches: it learns what to do in many small steps.
 DIRECTOR_ADAPTER = TrainConfig(

@@ -189,6 +189,7 @@ def _sampler(line: Line) -> dict[str, object]:
         "top_k": params.top_k,
         "top_p": params.top_p,
         "repetition_penalty": params.repetition_penalty,
+        "no_repeat_ngram_size": params.no_repeat_ngram_size,
         "seed": params.seed,
         "constraint": params.constraint.kind if params.constraint else None,
     }

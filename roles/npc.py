@@ -178,6 +178,7 @@ def sampling_params(tier: Sampling, npc: Sampling, seed: int, **request: object)
         top_k=merged.top_k or 0,
         top_p=merged.top_p or 1.0,
         repetition_penalty=merged.repetition_penalty or 1.0,
+        no_repeat_ngram_size=merged.no_repeat_ngram_size or 0,
         seed=seed,
     )
 

@@ -34,6 +34,9 @@ class Sampling(Table):
     temperature: float | None = Field(default=None, ge=0, le=2, examples=["temperature = 0.7"])
     top_k: int | None = Field(default=None, ge=0, examples=["top_k = 40"])
     top_p: float | None = Field(default=None, gt=0, le=1, examples=["top_p = 0.95"])
+    no_repeat_ngram_size: int | None = Field(
+        default=None, ge=0, le=32, examples=["no_repeat_ngram_size = 6"]
+    )
     repetition_penalty: float | None = Field(
         default=None, gt=0, le=2, examples=["repetition_penalty = 1.1"]
     )
