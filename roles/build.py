@@ -3,7 +3,7 @@
     corpus        runs/corpus/*.jsonl, out of the world's grammar
     book-base     a tokenizer and a small base from scratch, on invented books and talk
     npc-base      a LoRA adapter that teaches the pretrained base to talk as characters are prompted
-    director      its QLoRA adapter, on the base that ships
+    director      its QLoRA adapter, on the pretrained base in 4 bit
     npcs          one LoRA adapter per character
     judge         figures of all characters, and the judge that tells them apart
     books         one distilled student per book
@@ -53,29 +53,31 @@ TALK_LAYER = TrainConfig(
     dropout=0.0,
     replay=0.0,
 )
-# Attention, which finds the noted fact and copies it, stays the base's; so do the lower layers.
-# Rows: first a writer's talks, all of them.
+# Attention, which finds the noted fact and copies it, stays the base's. At full strength the small
+# base forgets how to talk sense.
 NPC_ADAPTER = TrainConfig(
-    rank=6,
-    alpha=12,
+    rank=4,
+    alpha=8,
     targets=MLP,
-    first_layer=12,
-    epochs=2,
-    max_rows=150,
+    epochs=1,
+    max_rows=200,
     max_valid=24,
     batch_size=4,
-    lr=1.5e-3,
+    lr=1e-3,
     dropout=0.0,
-    replay=0.1,
+    replay=0.25,
+    strength=0.5,
 )
 # Small batches: it learns what to do in many small steps.
 DIRECTOR_ADAPTER = TrainConfig(
     method="qlora",
+    rank=8,
+    alpha=16,
     targets=ALL_LINEAR,
     epochs=1,
     max_rows=2400,
     batch_size=2,
-    lr=1e-3,
+    lr=8e-4,
     dropout=0.0,
     max_tokens=1000,
 )

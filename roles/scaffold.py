@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from engine.bases import SMOLLM2
 from roles.errors import Problem, WorldError
 from roles.world import STARTER, WORLDS
 
@@ -22,7 +23,8 @@ road = "the road"
 # A base is a folder of this world (models/...), any other folder, a GGUF file, or a hub id such as
 # org/name.
 [tiers.director]
-base = "{models}/director-base"
+base = "{director}"
+nf4_rounded = true            # the adapter was trained over 4 bit
 adapter = "{models}/adapters/director"
 context = 1024
 [tiers.director.sampling]
@@ -124,7 +126,7 @@ def scaffold(folder: Path) -> list[Path]:
     title = folder.name.replace("_", " ").replace("-", " ").title()
     models = (WORLDS / STARTER / "models").as_posix()
     files = {
-        "world.toml": _WORLD.format(title=title, name=folder, models=models),
+        "world.toml": _WORLD.format(title=title, name=folder, models=models, director=SMOLLM2),
         "npcs/marta.toml": _NPC.format(),
         "lore/inn.md": _LORE,
         "books/accounts.md": _BOOK,
