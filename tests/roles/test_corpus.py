@@ -10,6 +10,8 @@ import pytest
 
 from roles.corpus import write_corpus
 from roles.corpus.draw import is_held_out
+from roles.corpus.files import invented_talks, woven
+from roles.errors import GrammarError
 from roles.grammar import read_yaml
 from roles.world import World
 
@@ -139,6 +141,25 @@ def test_judged_names_occur_in_no_training_row(corpus: Path) -> None:
     text = "".join(json.dumps(row, ensure_ascii=False) for row in rows(corpus, "*.train.jsonl"))
     assert len(judged) > 40
     assert {word for word in judged - known if word in text} <= {"catalogue"}
+
+
+def test_written_talks_come_by_turns_with_generated_ones(tmp_path: Path) -> None:
+    path = tmp_path / "talks.txt"
+    talk = "System: Oda | ferryman | You count geese.\nGuest: Geese {}?\n[calm] {} geese.\n---\n"
+    path.write_text("".join(talk.format(i, i) for i in range(10)), encoding="utf-8")
+    train, valid = (invented_talks(path, held_out=side) for side in (False, True))
+    assert (len(train), len(valid)) == (9, 1)
+    assert train[0]["messages"][0]["content"].startswith(
+        "You are Oda, ferryman. You count geese.\n"
+    )
+    generated: list[Row] = [{"messages": [], "kind": "other"} for _ in range(12)]
+    kinds = [row["kind"] for row in woven(train, iter(generated))]
+    assert kinds == ["written", "other"] * 9 + ["other"] * 3
+    path.write_text("System: Oda\nGuest: Hi.\n[calm] Hi.\n", encoding="utf-8")
+    with pytest.raises(
+        GrammarError, match=r"talks\.txt:1: a talk here must begin with System: NAME"
+    ):
+        invented_talks(path, held_out=False)
 
 
 @pytest.mark.parametrize("name", ["iron_carnival", "outpost_kestrel"])
