@@ -12,6 +12,7 @@ import pytest
 import zmq
 
 from protocol import messages as m
+from protocol import wire
 from protocol.administration import AgentsRequest
 from protocol.async_client import AsyncClient
 from protocol.client import Client, connect
@@ -175,7 +176,10 @@ def test_the_next_address_is_tried_where_nobody_answers(hosted: Hosted) -> None:
         assert "".join(client.say("echo", "here instead")) == "here instead"
 
 
-def test_at_an_address_without_control_all_but_control_goes_on(tmp_path: Path) -> None:
+def test_at_an_address_without_control_all_but_control_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wire, "_TURN_S", 60.0)  # a busy machine connects late, and would turn away
     ports = free_ports()
     first, second = Hosted(tmp_path / "1", ports), Hosted(tmp_path / "2")
     bare = Address(work=second.server.connection.work)
@@ -183,6 +187,7 @@ def test_at_an_address_without_control_all_but_control_goes_on(tmp_path: Path) -
     with Client(connection) as client, client._wire.subscribe(["log"]):
         client.request("stats")
         until(client, lambda: client._wire.calls.control_open)
+        monkeypatch.setattr(wire, "_TURN_S", 1.0)
         first.stop()
         until(client, lambda: not client._wire.connected)
         waits = client.start("stats")  # for the control socket

@@ -95,7 +95,7 @@ def test_directives_fit_the_world(corpus: Path) -> None:
             free = {"direct": {"goal": "wait"}, "hint": {"about": "it"}}.get(directive["do"], {})
             jsonschema.validate(free | directive, schema)
             kinds.add(directive["do"])
-    assert kinds == {"wait", "direct", "stage", "hint", "hush"}
+    assert kinds == {"wait", "direct", "hint", "hush"}  # events are staged by the code, for pace
     assert whole > 10
 
 
