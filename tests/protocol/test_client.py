@@ -176,10 +176,18 @@ def test_the_next_address_is_tried_where_nobody_answers(hosted: Hosted) -> None:
         assert "".join(client.say("echo", "here instead")) == "here instead"
 
 
+@pytest.fixture
+def let_turn(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Clients stay at their first address until this is called: a busy machine connects late,
+    and they would turn away before a test begins."""
+    usual = wire._TURN_S
+    monkeypatch.setattr(wire, "_TURN_S", 60.0)
+    return lambda: monkeypatch.setattr(wire, "_TURN_S", usual)
+
+
 def test_at_an_address_without_control_all_but_control_goes_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, let_turn: Callable[[], None]
 ) -> None:
-    monkeypatch.setattr(wire, "_TURN_S", 60.0)  # a busy machine connects late, and would turn away
     ports = free_ports()
     first, second = Hosted(tmp_path / "1", ports), Hosted(tmp_path / "2")
     bare = Address(work=second.server.connection.work)
@@ -187,7 +195,7 @@ def test_at_an_address_without_control_all_but_control_goes_on(
     with Client(connection) as client, client._wire.subscribe(["log"]):
         client.request("stats")
         until(client, lambda: client._wire.calls.control_open)
-        monkeypatch.setattr(wire, "_TURN_S", 1.0)
+        let_turn()
         first.stop()
         until(client, lambda: not client._wire.connected)
         waits = client.start("stats")  # for the control socket
@@ -251,12 +259,15 @@ async def test_the_asyncio_client_repeats_hello_too(server: Server, dying: str) 
         assert (await client.request("say", body)).text == "here instead"
 
 
-def test_when_a_server_is_gone_its_client_goes_on_at_the_next_and_back(tmp_path: Path) -> None:
+def test_when_a_server_is_gone_its_client_goes_on_at_the_next_and_back(
+    tmp_path: Path, let_turn: Callable[[], None]
+) -> None:
     ports = free_ports()
     first, second = Hosted(tmp_path / "1", ports), Hosted(tmp_path / "2")
     with Client(listed(first, second)) as client:
         stream = client.say("slow", "on and on")
         next(stream)
+        let_turn()
         first.stop()
         with pytest.raises((NoServerError, Refusal)):
             list(stream)
@@ -272,7 +283,9 @@ def test_when_a_server_is_gone_its_client_goes_on_at_the_next_and_back(tmp_path:
     first.stop()
 
 
-async def test_a_watcher_is_taken_along_to_the_next_server(tmp_path: Path) -> None:
+async def test_a_watcher_is_taken_along_to_the_next_server(
+    tmp_path: Path, let_turn: Callable[[], None]
+) -> None:
     first, second = await asyncio.to_thread(two_servers, tmp_path)
     seen: list[str] = []
     async with AsyncClient(listed(first, second)) as client:
@@ -283,6 +296,7 @@ async def test_a_watcher_is_taken_along_to_the_next_server(tmp_path: Path) -> No
 
         watching = asyncio.create_task(watch())
         await until_heard(first, "of the first", seen)
+        let_turn()
         await asyncio.to_thread(first.stop)
         body = m.SayRequest(agent="echo", text="at the next")
         assert (await client.request("say", body, idem="k")).text == "at the next"
