@@ -31,7 +31,6 @@ class Picker:
         self._filler = ThreadPoolExecutor(1, thread_name_prefix="constraint-masks")
         self._filling: Future[Tensor] | None = None
         self._seen: Tensor | None = None  # bool [rows, V], once a line has a repetition penalty
-        self._own: dict[int, OwnWords] = {}  # by row, of lines that don't repeat themselves
 
     def compile(self, constraint: Constraint) -> LLMatcher:
         """A constraint at its beginning. Raises: RequestError if it can't be used."""
@@ -39,14 +38,11 @@ class Picker:
 
     def start(self, sequence: Sequence) -> None:
         """A line got its row."""
-        row, size = sequence.row, sequence.request.sampling.no_repeat_ngram_size
-        assert row is not None
-        self._own.pop(row, None)
-        if size:
+        if size := sequence.request.sampling.no_repeat_ngram_size:
             prompt = sequence.token_ids[sequence.num_virtual : sequence.num_prompt]
-            self._own[row] = own = OwnWords(size, prompt, sequence.spans)
+            sequence.own_words = OwnWords(size, prompt, sequence.spans)
             for token in sequence.token_ids[sequence.num_prompt :]:
-                own.add(token)
+                sequence.own_words.add(token)
         if sequence.request.sampling.repetition_penalty == 1.0:
             return
         if self._seen is None:
@@ -56,8 +52,8 @@ class Picker:
 
     def note(self, sequence: Sequence, token: int) -> None:
         """A line got a token."""
-        if (own := self._own.get(sequence.row or 0)) is not None:
-            own.add(token)
+        if sequence.own_words is not None:
+            sequence.own_words.add(token)
         if self._seen is not None:
             self._seen[sequence.row, token] = True
 
@@ -73,8 +69,7 @@ class Picker:
         alternatives = self._alternatives(asking, logits)
         logits = self._penalize(asking, logits)
         for line, sequence in enumerate(asking):
-            own = self._own.get(sequence.row or 0)
-            if own is not None and (again := own.again()):
+            if sequence.own_words is not None and (again := sequence.own_words.again()):
                 logits[line, list(again)] -= DISCOURAGED
         if self._filling is not None:
             forbid(logits, self._filling.result())

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from llguidance import LLMatcher
 
+from engine.own_words import OwnWords
 from engine.requests import Finished, FinishReason, GenerationRequest, Span, Started, Usage
 from engine.store import Version
 from engine.text import TextStream
@@ -20,6 +21,7 @@ class Sequence:
             first `num_virtual` stand for a soft prompt, which is always computed already.
         key: what the KV depends on besides the tokens: base and adapter digest.
         row, slot: the KV row and adapter slot it holds while running.
+        own_words: what it won't say again, if its request wants that.
         arrived, deadline, started, first_token: seconds on the engine's clock.
     """
 
@@ -41,6 +43,7 @@ class Sequence:
     started: float | None = None
     first_token: float | None = None
     cancelled: bool = False
+    own_words: OwnWords | None = None
     delta_ids: list[int] = field(default_factory=list)
 
     @property

@@ -131,8 +131,7 @@ def _parsed(
             if isinstance(talk, str):
                 yield None, [Problem(str(path), number, "talk", talk)]
             else:
-                line = json.dumps({"messages": talk})
-                yield parse_row(line, str(path), number, control_tokens)
+                yield _checked({"messages": talk}, str(path), number, control_tokens)
     else:
         for number, line in enumerate(text.splitlines(), start=1):
             if line.strip():
@@ -152,19 +151,23 @@ def parse_row(
     line: str, path: str, number: int, control_tokens: Sequence[str] = ()
 ) -> tuple[Row | None, list[Problem]]:
     """One JSON line as a row, or None with the faults that it has."""
-
-    def fault(field: str, text: str) -> tuple[None, list[Problem]]:
-        return None, [Problem(path, number, field, text)]
-
     try:
         data = json.loads(line)
     except json.JSONDecodeError as error:
-        return fault("row", f"is not JSON ({error.msg} at column {error.colno})")
+        text = f"is not JSON ({error.msg} at column {error.colno})"
+        return None, [Problem(path, number, "row", text)]
     if not isinstance(data, dict):
-        return fault("row", f"is a JSON {type(data).__name__}, not an object")
+        text = f"is a JSON {type(data).__name__}, not an object"
+        return None, [Problem(path, number, "row", text)]
+    return _checked(data, path, number, control_tokens)
+
+
+def _checked(
+    data: dict[str, Any], path: str, number: int, control_tokens: Sequence[str]
+) -> tuple[Row | None, list[Problem]]:
     raw, where = _raw_messages(data)
     if isinstance(raw, str):
-        return fault(where, raw)
+        return None, [Problem(path, number, where, raw)]
     problems = [
         Problem(path, number, f"{where}[{i}].{field}" if where == "messages" else _SIMPLE[i], text)
         for i, field, text in _faults(raw, control_tokens)

@@ -65,13 +65,13 @@ class Toy:
         return events
 
     def read_adapter(self, path: str) -> Any:
-        raise NotImplementedError
+        raise NotImplementedError("a toy has no adapters; no test may ask it for one")
 
     def install_adapter(self, name: str, adapter: Any, pinned: bool) -> AdapterInfo:
-        raise NotImplementedError
+        raise NotImplementedError("a toy has no adapters; no test may ask it for one")
 
     def unload_adapter(self, name: str) -> None:
-        raise NotImplementedError
+        raise NotImplementedError("a toy has no adapters; no test may ask it for one")
 
     def adapters(self) -> list[AdapterInfo]:
         return []
