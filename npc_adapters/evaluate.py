@@ -146,8 +146,13 @@ def loops(text: str) -> bool:
 
 
 def questions_of(rows: Sequence[Row], adapter: str | None) -> list[Question]:
-    """The last question of each row, everything before it as history."""
-    return [Question(adapter, row.messages[:-1]) for row in rows]
+    """Every line that the rows' character answers, with all that was written before it."""
+    return [
+        Question(adapter, row.messages[:index])
+        for row in rows
+        for index, message in enumerate(row.messages)
+        if message.role == "assistant"
+    ]
 
 
 def judge_replies(
@@ -155,10 +160,17 @@ def judge_replies(
 ) -> dict[str, float]:
     """Figures of a character's generated replies.
 
+    Args:
+        agent: the character.
+        rows: the talks.
+        replies: one to each of `questions_of(rows, agent)`.
+        judge: tells the characters apart.
+
     Returns:
-        recognised: share that the judge, if there is one, gives to it; distinct_2; words: mean
-        length; broken: share of loops and fragments; lore: share of wanted facts and names that
-        were said, of those rows that want any (absent if none does).
+        recognised, recognised_lines: share of talks, and of single replies, that the judge, if
+        there is one, gives to it; distinct_2; words: mean length; broken: share of loops and
+        fragments; lore: share of talks, of those that want facts and names, whose last reply said
+        all of them (absent if none wants any).
     """
     texts = [spoken(reply) for reply in replies]
     figures = {
@@ -166,13 +178,21 @@ def judge_replies(
         "words": sum(len(text.split()) for text in texts) / len(texts),
         "broken": sum(map(loops, texts)) / len(texts),
     }
+    talks = list(_by_row(rows, replies))
     if judge is not None:
-        figures["recognised"] = judge.accuracy(texts, [agent] * len(texts))
-    wanted = [(reply, row.facts) for reply, row in zip(replies, rows, strict=True) if row.facts]
+        figures["recognised"] = judge.accuracy(talks, [agent] * len(talks))
+        figures["recognised_lines"] = judge.accuracy([[t] for t in texts], [agent] * len(texts))
+    wanted = [(talk[-1], row.facts) for talk, row in zip(talks, rows, strict=True) if row.facts]
     if wanted:
         said = [all(f.lower() in reply.lower() for f in facts) for reply, facts in wanted]
         figures["lore"] = sum(said) / len(said)
     return figures
+
+
+def _by_row(rows: Sequence[Row], replies: Sequence[str]) -> Iterator[list[str]]:
+    """Replies to all questions of some rows, row by row."""
+    following = iter(replies)
+    return ([next(following) for _ in row.replies] for row in rows)
 
 
 def evaluate_adapters(
@@ -198,25 +218,34 @@ def evaluate_adapters(
         threads: CPU threads of the engine that generates.
 
     Returns:
-        Figures by character, and the whole: `matrix` and the judge's `judge_accuracy`.
+        Figures by character, and the whole: `matrix`, and how many held-out talks and lines the
+        judge gives to the right character (`judge_accuracy`, `judge_accuracy_lines`).
     """
     held_out = {name: list(trial.held_out)[:num_rows] for name, trial in trials.items()}
     rows = {**held_out, GENERAL: list(general)[:num_rows]}
     matrix = swap_matrix(base, adapters, rows)
     said = [(r, name) for name, trial in trials.items() for row in trial.train for r in row.replies]
     judge = CharacterJudge.train([text for text, _ in said], [name for _, name in said])
-    fresh = [(r, name) for name, own in held_out.items() for row in own for r in row.replies]
     figures = {name: perplexities(matrix, name) for name in adapters}
     questions = [q for name in adapters for q in questions_of(held_out[name], name)]
     written = write_replies(
         base, adapters, questions, sampling=sampling, held_to=held_to, threads=threads
     )
-    replies = iter(written)
+    start = 0
     for name in adapters:
-        own = [next(replies) for _ in held_out[name]]
-        figures[name] |= judge_replies(name, held_out[name], own, judge)
-    accuracy = judge.accuracy([text for text, _ in fresh], [name for _, name in fresh])
-    return figures, {"matrix": matrix, "judge_accuracy": accuracy, "judge": judge}
+        end = start + sum(len(row.replies) for row in held_out[name])
+        figures[name] |= judge_replies(name, held_out[name], written[start:end], judge)
+        start = end
+    return figures, {"matrix": matrix, "judge": judge, **_accuracies(judge, held_out)}
+
+
+def _accuracies(judge: CharacterJudge, held_out: Mapping[str, Sequence[Row]]) -> dict[str, float]:
+    talks = [(row.replies, name) for name, rows in held_out.items() for row in rows]
+    lines = [([reply], name) for replies, name in talks for reply in replies]
+    return {
+        f"judge_accuracy{of}": judge.accuracy(*zip(*said, strict=True))
+        for of, said in (("", talks), ("_lines", lines))
+    }
 
 
 def perplexities(matrix: Mapping[str, Mapping[str, float]], name: str) -> dict[str, float]:

@@ -1,7 +1,7 @@
 """Who said that? A small classifier that tells a world's characters apart by their words.
 
-Character n-grams, hashed (Weinberger et al. 2009), and logistic regression: it knows diction,
-not facts, and is kept as plain tensors beside the adapters.
+Character and word n-grams, hashed (Weinberger et al. 2009), and logistic regression: it knows
+diction, not facts, and is kept as plain tensors beside the adapters.
 """
 
 from __future__ import annotations
@@ -16,10 +16,12 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 from sklearn.feature_extraction.text import HashingVectorizer
 from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_union
 
 from npc_adapters.errors import StoreError
 
-_FEATURES = 2**14
+_CHARACTERS, _WORDS = 2**14, 2**13  # features of either kind
+_WORD = r"[\w']+|[.,!?;]"
 _FILE = "judge.safetensors"
 
 
@@ -32,10 +34,14 @@ def spoken(reply: str) -> str:
 
 
 def _features(texts: Sequence[str]) -> Any:
-    vectorizer = HashingVectorizer(
-        analyzer="char_wb", ngram_range=(2, 5), n_features=_FEATURES, alternate_sign=False
+    said = [spoken(text) for text in texts]
+    characters = HashingVectorizer(
+        analyzer="char_wb", ngram_range=(2, 5), n_features=_CHARACTERS, alternate_sign=False
     )
-    return vectorizer.transform([spoken(text) for text in texts])
+    words = HashingVectorizer(
+        token_pattern=_WORD, ngram_range=(1, 2), n_features=_WORDS, alternate_sign=False
+    )
+    return make_union(characters, words).transform(said)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +79,10 @@ class CharacterJudge:
         row = self.probabilities([text])[0]
         return {agent: float(p) for agent, p in zip(self.agents, row, strict=True)}
 
-    def accuracy(self, texts: Sequence[str], agents: Sequence[str]) -> float:
-        """Share of texts whose likeliest character is the right one."""
-        best = self.probabilities(texts).argmax(axis=1)
-        right = [self.agents[i] == agent for i, agent in zip(best, agents, strict=True)]
+    def accuracy(self, talks: Sequence[Sequence[str]], agents: Sequence[str]) -> float:
+        """Share of talks whose lines together are likeliest the right character's."""
+        sums = [np.log(self.probabilities(lines) + 1e-9).sum(axis=0) for lines in talks]
+        right = [self.agents[s.argmax()] == agent for s, agent in zip(sums, agents, strict=True)]
         return float(np.mean(right))
 
     def save(self, folder: Path) -> None:

@@ -61,7 +61,7 @@ def evaluate_npc(
     from roles.tables import print_figures
 
     print_figures(result["characters"])
-    print(f"judge: {result['judge_accuracy']:.0%} right on held-out lines")
+    print(f"judge: {result['judge_accuracy']:.0%} right on held-out talks")
     print(f"swap matrix: {result['matrix_png']}")
 
 

@@ -251,7 +251,7 @@ class GateTable(Table):
         max_broken: share of replies that loop or break off.
         min_distinct_2: share of different pairs of words among all that the replies hold.
         min_lore_agreement: share of facts in the prompt that reach the reply.
-        min_recognised: share of replies that the judge gives to the right character.
+        min_recognised: share of talks whose replies the judge gives to the right character.
         min_sensible: share of the director's hand-written situations answered as accepted.
     """
 

@@ -16,6 +16,7 @@ _COLUMNS = {
     "margin": "{:.0%}",
     "forgetting": "{:.1%}",
     "recognised": "{:.0%}",
+    "recognised_lines": "{:.0%}",
     "lore": "{:.0%}",
     "distinct_2": "{:.2f}",
     "words": "{:.1f}",

@@ -277,7 +277,7 @@ def evaluate(
     """Judge all characters' live adapters; keeps the judge, the report and the swap matrix.
 
     Returns:
-        `characters`: figures by character; `matrix`; `judge_accuracy` on held-out lines;
+        `characters`: figures by character; `matrix`; `judge_accuracy` on held-out talks;
         `matrix_png`: where the heat map lies.
     """
     from npc_adapters.evaluate import draw_matrix, evaluate_adapters

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -87,17 +88,21 @@ def _write_bases(
         num_base, num_director = int(_BASE_ROWS * scale), int(_DIRECTOR_ROWS * scale)
         base = base_rows(source, seed, num_valid if valid else num_base, held_out=valid)
         ticks = pacing.rows(seed, num_valid if valid else num_director, held_out=valid)
-        talks = invented_talks(world.root / "grammar" / "talks.txt", held_out=valid)
+        talks = invented_talks(world.root / "grammar" / "talks", held_out=valid)
         written.append(write_rows(output / f"base.{side}.jsonl", woven(talks, base)))
         written.append(write_rows(output / f"director.{side}.jsonl", ticks))
     return written
 
 
-def invented_talks(path: Path, *, held_out: bool) -> list[Row]:
-    """Talks written by hand with characters of no world (`System: NAME | ROLE | PERSONA`)."""
-    if not path.exists():
+def invented_talks(folder: Path, *, held_out: bool) -> list[Row]:
+    """Talks written by hand with characters of no world (`System: NAME | ROLE | PERSONA`), from
+    all .txt files of a folder, in no file's order."""
+    files = sorted(folder.glob("*.txt"))
+    if not files:
         return []
-    train, valid = split_rows(read_rows([path]).require_sound())
+    train, valid = split_rows(read_rows(files).require_sound())
+    for part in (train, valid):
+        random.Random(len(part)).shuffle(part)
     return [_invented(row) for row in (valid if held_out else train)]
 
 

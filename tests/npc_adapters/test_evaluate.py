@@ -23,6 +23,7 @@ from npc_adapters.evaluate import (
     loops,
     perplexities,
     perplexity,
+    questions_of,
     swap_matrix,
 )
 from npc_adapters.judge import CharacterJudge, spoken
@@ -92,7 +93,9 @@ def test_a_judge_tells_voices_apart_and_survives_saving(tmp_path: Path) -> None:
     judge = CharacterJudge.train([*pirate, *clerk], names)
     judge.save(tmp_path)
     again = CharacterJudge.load(tmp_path)
-    assert again.accuracy(["Arr, matey!", "Kindly note this."], ["pirate", "clerk"]) == 1.0
+    assert again.accuracy([["Arr, matey!"], ["Kindly note this."]], ["pirate", "clerk"]) == 1.0
+    mixed = ["Kindly note this.", "Arr, matey, it be so.", "Arr!"]
+    assert again.accuracy([mixed], ["pirate"]) == 1.0  # a talk is heard as a whole
     scores = again.score("Arr, a register, matey")
     assert sum(scores.values()) == pytest.approx(1.0)
 
@@ -105,7 +108,15 @@ def test_lore_counts_rows_whose_facts_were_all_said() -> None:
     rows = [row("a", "b", ("Zorvald",)), row("a", "b", ("Mirrel", "oil")), row("a", "b")]
     judge = CharacterJudge.train(["x y", "p q"], ["a", "b"])
     replies = ["zorvald has it.", "Mirrel knows.", "Hm."]
-    assert judge_replies("a", rows, replies, judge)["lore"] == 0.5
+    figures = judge_replies("a", rows, replies, judge)
+    assert figures["lore"] == 0.5
+    assert {"recognised", "recognised_lines"} <= set(figures)
+
+
+def test_every_line_of_a_talk_is_answered_with_what_came_before_it() -> None:
+    once = row("a", "b").messages
+    questions = questions_of([Row((*once, *once[1:]), "x", 1), row("c", "d")], "ann")
+    assert [len(question.messages) for question in questions] == [2, 4, 2]
 
 
 def test_characters_are_judged_through_the_engine(
@@ -125,3 +136,4 @@ def test_characters_are_judged_through_the_engine(
         figures["a"]
     )
     assert 0 <= whole["judge_accuracy"] <= 1
+    assert 0 <= whole["judge_accuracy_lines"] <= 1

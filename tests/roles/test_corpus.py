@@ -144,10 +144,10 @@ def test_judged_names_occur_in_no_training_row(corpus: Path) -> None:
 
 
 def test_written_talks_come_by_turns_with_generated_ones(tmp_path: Path) -> None:
-    path = tmp_path / "talks.txt"
+    path = tmp_path / "strangers.txt"
     talk = "System: Oda | ferryman | You count geese.\nGuest: Geese {}?\n[calm] {} geese.\n---\n"
     path.write_text("".join(talk.format(i, i) for i in range(10)), encoding="utf-8")
-    train, valid = (invented_talks(path, held_out=side) for side in (False, True))
+    train, valid = (invented_talks(tmp_path, held_out=side) for side in (False, True))
     assert (len(train), len(valid)) == (9, 1)
     assert train[0]["messages"][0]["content"].startswith(
         "You are Oda, ferryman. You count geese.\n"
@@ -157,9 +157,9 @@ def test_written_talks_come_by_turns_with_generated_ones(tmp_path: Path) -> None
     assert kinds == ["written", "other"] * 9 + ["other"] * 3
     path.write_text("System: Oda\nGuest: Hi.\n[calm] Hi.\n", encoding="utf-8")
     with pytest.raises(
-        GrammarError, match=r"talks\.txt:1: a talk here must begin with System: NAME"
+        GrammarError, match=r"strangers\.txt:1: a talk here must begin with System: NAME"
     ):
-        invented_talks(path, held_out=False)
+        invented_talks(tmp_path, held_out=False)
 
 
 @pytest.mark.parametrize("name", ["iron_carnival", "outpost_kestrel"])
