@@ -21,6 +21,7 @@ from npc_adapters.data import Row
 from npc_adapters.errors import TrainingError
 from npc_adapters.examples import Example, collate
 from npc_adapters.judge import CharacterJudge, spoken
+from npc_adapters.probe import loss_of
 from npc_adapters.replies import Question, write_replies
 
 BARE = "base"  # the name of the bare base among the adapters
@@ -39,8 +40,6 @@ class Trial:
 @torch.no_grad()
 def perplexity(model: Any, examples: Sequence[Example], pad_id: int) -> float:
     """Perplexity per token of the replies: exp of the mean negative log-likelihood."""
-    from npc_adapters.pretrain import loss_of
-
     total = count = 0.0
     ordered = sorted(examples, key=lambda example: len(example.ids))
     size = max(1, _TOKENS_PER_BATCH // len(ordered[-1].ids))

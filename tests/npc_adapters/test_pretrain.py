@@ -12,7 +12,8 @@ from npc_adapters.bases import BaseShape, train_base
 from npc_adapters.errors import TrainingError
 from npc_adapters.examples import Example, batches, collate, repetitions
 from npc_adapters.induction import plant_induction
-from npc_adapters.pretrain import PretrainConfig, Run, learning_rate, loss_of, new_base, probe
+from npc_adapters.pretrain import PretrainConfig, Run, learning_rate, new_base
+from npc_adapters.probe import loss_of, probe
 from npc_adapters.tokenizer import SPECIAL_TOKENS, train_tokenizer
 
 torch.set_num_threads(1)
