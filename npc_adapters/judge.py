@@ -110,4 +110,8 @@ class CharacterJudge:
             tensors = load_file(path)
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             raise StoreError(f"{path} cannot be read as a judge of characters: {error}") from error
+        if len(tensors["weights"]) != _CHARACTERS + _WORDS:
+            raise StoreError(
+                f"{path} was made by another version; run `biblioteca evaluate npc --all` anew"
+            )
         return cls(agents, tensors["weights"].astype(np.float32), tensors["bias"])

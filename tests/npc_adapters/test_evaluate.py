@@ -3,8 +3,10 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from safetensors.numpy import save_file
 from transformers import AutoModelForCausalLM
 
 from engine.requests import SamplingParams
@@ -12,6 +14,7 @@ from engine.template import ChatTemplate
 from npc_adapters.bases import make_examples
 from npc_adapters.data import Row
 from npc_adapters.encoding import encode
+from npc_adapters.errors import StoreError
 from npc_adapters.evaluate import (
     BARE,
     GENERAL,
@@ -98,6 +101,13 @@ def test_a_judge_tells_voices_apart_and_survives_saving(tmp_path: Path) -> None:
     assert again.accuracy([mixed], ["pirate"]) == 1.0  # a talk is heard as a whole
     scores = again.score("Arr, a register, matey")
     assert sum(scores.values()) == pytest.approx(1.0)
+
+
+def test_a_judge_of_another_version_is_refused_by_name(tmp_path: Path) -> None:
+    tensors = {"weights": np.zeros((8, 2), dtype=np.float16), "bias": np.zeros(2, np.float32)}
+    save_file(tensors, tmp_path / "judge.safetensors", metadata={"agents": '["a", "b"]'})
+    with pytest.raises(StoreError, match=r"judge\.safetensors was made by another version"):
+        CharacterJudge.load(tmp_path)
 
 
 def test_the_judge_hears_words_alone() -> None:
