@@ -50,8 +50,8 @@ QUESTIONS = (
     "Where can I rest?",
 )
 PROBES = ("Are you busy?", "What is behind that door?", "Tell me about yourself.", "Good night.")
-# Served a little weaker than learned: sixty lines at full strength make a small base forget.
-LEARNING = ("--lr", "1e-3", "--epochs", "3", "--batch-size", "4", "--strength", "0.8")
+# Gentle: sixty lines at a higher rate make a small base forget.
+LEARNING = ("--lr", "2e-4", "--epochs", "3", "--batch-size", "4")
 CORPUS_SCALE = 0.05  # the gate needs a few held-out rows only
 PATIENCE_MS = 600_000
 RETRIES = 20
