@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -177,7 +178,7 @@ def judge_replies(
         "words": sum(len(text.split()) for text in texts) / len(texts),
         "broken": sum(map(loops, texts)) / len(texts),
     }
-    talks = list(_by_row(rows, replies))
+    talks = list(_by_row(rows, iter(replies)))
     if judge is not None:
         figures["recognised"] = judge.accuracy(talks, [agent] * len(talks))
         figures["recognised_lines"] = judge.accuracy([[t] for t in texts], [agent] * len(texts))
@@ -188,10 +189,9 @@ def judge_replies(
     return figures
 
 
-def _by_row(rows: Sequence[Row], replies: Sequence[str]) -> Iterator[list[str]]:
-    """Replies to all questions of some rows, row by row."""
-    following = iter(replies)
-    return ([next(following) for _ in row.replies] for row in rows)
+def _by_row(rows: Sequence[Row], replies: Iterator[str]) -> Iterator[list[str]]:
+    """The next replies, to all questions of some rows, row by row."""
+    return (list(islice(replies, len(row.replies))) for row in rows)
 
 
 def evaluate_adapters(
@@ -230,20 +230,20 @@ def evaluate_adapters(
     written = write_replies(
         base, adapters, questions, sampling=sampling, held_to=held_to, threads=threads
     )
-    start = 0
+    replies = iter(written)
     for name in adapters:
-        end = start + sum(len(row.replies) for row in held_out[name])
-        figures[name] |= judge_replies(name, held_out[name], written[start:end], judge)
-        start = end
+        own = [reply for talk in _by_row(held_out[name], replies) for reply in talk]
+        figures[name] |= judge_replies(name, held_out[name], own, judge)
     return figures, {"matrix": matrix, "judge": judge, **_accuracies(judge, held_out)}
 
 
 def _accuracies(judge: CharacterJudge, held_out: Mapping[str, Sequence[Row]]) -> dict[str, float]:
+    """How many held-out talks, and single lines of them, the judge gives to who said them."""
     talks = [(row.replies, name) for name, rows in held_out.items() for row in rows]
     lines = [([reply], name) for replies, name in talks for reply in replies]
     return {
-        f"judge_accuracy{of}": judge.accuracy(*zip(*said, strict=True))
-        for of, said in (("", talks), ("_lines", lines))
+        "judge_accuracy": judge.accuracy(*zip(*talks, strict=True)),
+        "judge_accuracy_lines": judge.accuracy(*zip(*lines, strict=True)),
     }
 
 
