@@ -19,7 +19,8 @@ from npc_adapters.errors import DataError
 from npc_adapters.transcripts import read_transcript
 
 Severity = Literal["error", "warning"]
-_ROLES = ("system", "user", "assistant")
+_KINDS = {"system": "persona", "user": "player", "assistant": "history"}  # segments, by role
+_ROLES = tuple(_KINDS)
 _SIMPLE = ("instruction", "output")  # the fields behind the messages of a simple row
 _SHOWN_PROBLEMS = 20
 
@@ -176,7 +177,7 @@ def _checked(
         return None, problems
     return (
         Row(
-            messages=tuple(_message(role, content) for role, content in raw),
+            messages=tuple(message(role, content) for role, content in raw),
             path=path,
             line=number,
             agent=str(data.get("agent") or ""),
@@ -234,8 +235,9 @@ def _faults(
         yield len(raw) - 1, "role", "the last message must be the assistant's"
 
 
-def _message(role: Any, content: str) -> Message:
-    return Message(role=role, segments=(Segment(kind="history", text=content),))
+def message(role: Any, content: str) -> Message:
+    """One message of a row; only what the character said is its own words, as in live play."""
+    return Message(role=role, segments=(Segment(kind=_KINDS[role], text=content),))
 
 
 def split_rows(rows: Sequence[Row], valid_share: float = 0.1) -> tuple[list[Row], list[Row]]:

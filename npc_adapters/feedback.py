@@ -19,10 +19,10 @@ import torch
 from datasets import Dataset
 from transformers import AutoTokenizer, PrinterCallback
 
-from engine.requests import Message, Segment
+from engine.requests import Message
 from npc_adapters.bases import replace_folder
 from npc_adapters.card import AdapterCard, base_digest, read_card, write_card
-from npc_adapters.data import Row
+from npc_adapters.data import Row, message
 from npc_adapters.errors import DataError, UsageError
 from npc_adapters.progress import quietly
 from npc_adapters.tokenizer import CONTROL_TOKENS
@@ -72,10 +72,7 @@ def _judgement(entry: dict[str, Any]) -> Judgement:
         for token in CONTROL_TOKENS:
             if token in text:
                 raise ValueError(f"a text contains the control token {token}")
-    messages = tuple(
-        Message(role=m["role"], segments=(Segment(kind="history", text=m["content"]),))
-        for m in entry["messages"]
-    )
+    messages = tuple(message(m["role"], m["content"]) for m in entry["messages"])
     rewrite = entry.get("rewrite", "") if entry["verdict"] == "rewrite" else ""
     rewrite = _with_mood(rewrite, entry["reply"])
     return Judgement(messages, entry["reply"], entry["verdict"] == "good", rewrite)
@@ -172,10 +169,7 @@ def train_on_feedback(
 
 
 def _row(one: Judgement) -> Row:
-    reply = Message(
-        role="assistant", segments=(Segment(kind="history", text=one.rewrite or one.reply),)
-    )
-    return Row((*one.messages, reply), "feedback", 0)
+    return Row((*one.messages, message("assistant", one.rewrite or one.reply)), "feedback", 0)
 
 
 def _preference_trainer(

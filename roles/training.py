@@ -142,7 +142,7 @@ def train_npc(
     return train_adapter(
         name=npc,
         base=base_folder(world, "npc"),
-        rows=_with_actions(rows.train, config.max_rows),
+        rows=_mixed(rows.train, config.max_rows),
         valid=rows.valid,
         out=library(world).candidate(npc),
         config=config,
@@ -169,7 +169,7 @@ def train_talk(
     outcome = train_adapter(
         name=TALK,
         base=find_folder(base),
-        rows=_with_actions(general_rows("train", corpus, limit=None), config.max_rows),
+        rows=_mixed(general_rows("train", corpus, limit=None), config.max_rows),
         valid=general_rows("valid", corpus),
         out=out,
         config=config,
@@ -179,16 +179,23 @@ def train_talk(
     return outcome
 
 
-def _with_actions(rows: list[Row], limit: int) -> list[Row]:
-    """As many rows as the limit says (0: all), a fifth of them such in which somebody acts.
+def _mixed(rows: list[Row], limit: int) -> list[Row]:
+    """As many rows as the limit says (0: all), the first of each kind, a writer's before others.
 
-    One reply in twenty does; so few were not enough to learn it.
+    A fifth of them are such in which somebody acts, a fifth such that want a noted fact or name:
+    of rows as they come too few do either to learn it.
     """
     if not 0 < limit < len(rows):
         return rows
-    acting = [row for row in rows if any("\n> " in reply for reply in row.replies)]
-    chosen = acting[: limit // 5]
-    return chosen + rows[: limit - len(chosen)]
+    acting = [row for row in rows if _acts(row)]
+    noted = [row for row in rows if row.facts and not _acts(row)]
+    chosen = acting[: limit // 5] + noted[: limit // 5]
+    taken = set(map(id, chosen))
+    return chosen + [row for row in rows if id(row) not in taken][: limit - len(chosen)]
+
+
+def _acts(row: Row) -> bool:
+    return any("\n> " in reply for reply in row.replies)
 
 
 def train_world(
