@@ -50,8 +50,8 @@ QUESTIONS = (
     "Where can I rest?",
 )
 PROBES = ("Are you busy?", "What is behind that door?", "Tell me about yourself.", "Good night.")
-# Gentle: sixty lines at a higher rate make a small base forget.
-LEARNING = ("--lr", "2e-4", "--epochs", "3", "--batch-size", "4")
+# Without as many rows of its own and of others again, the phrase would spoil all it says.
+LEARNING = ("--lr", "5e-4", "--epochs", "2", "--batch-size", "4", "--replay", "0.5")
 CORPUS_SCALE = 0.05  # the gate needs a few held-out rows only
 PATIENCE_MS = 600_000
 RETRIES = 20

@@ -111,6 +111,7 @@ def train_on_feedback(
     out: Path,
     config: TrainConfig,
     way: str = "auto",
+    replay: Sequence[Row] = (),
     show: bool = True,
 ) -> Outcome:
     """Go on from a live adapter with what players thought of its lines.
@@ -123,6 +124,7 @@ def train_on_feedback(
         out: where the result goes.
         config: epochs, batch size and learning rate (0: 1e-4); the rest is the live adapter's.
         way: auto, dpo, kto or sft.
+        replay: rows of which `config.replay` times as many as judged ones are mixed in (sft).
         show: draw a progress bar (sft).
 
     Raises:
@@ -132,7 +134,14 @@ def train_on_feedback(
     if way == "sft":
         rows = [_row(one) for one in judged if one.rewrite or one.good]
         return train_adapter(
-            name=name, base=base, rows=rows, out=out, config=config, parent=live, show=show
+            name=name,
+            base=base,
+            rows=rows,
+            out=out,
+            config=config,
+            replay=replay,
+            parent=live,
+            show=show,
         )
     torch.manual_seed(config.seed)
     work = out.with_name(out.name + ".work")

@@ -66,6 +66,7 @@ NPC_ADAPTER = TrainConfig(
     lr=8e-4,
     dropout=0.0,
     replay=0.15,
+    strength=0.7,
 )
 # Small batches: it learns what to do in many small steps.
 DIRECTOR_ADAPTER = TrainConfig(

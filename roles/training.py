@@ -378,9 +378,12 @@ def train_from_feedback(
     config: TrainConfig,
     way: str = "auto",
     *,
+    corpus: Path = CORPUS,
     show: bool = True,
 ) -> Outcome:
     """Go on from a character's live adapter with the lines judged in play (`feedback.jsonl`).
+
+    What is replayed is half the character's own rows, against drift, and half general ones.
 
     Raises:
         DataError: nothing usable in the file.
@@ -390,6 +393,8 @@ def train_from_feedback(
 
     found = library(world)
     found.verify(found.live(npc))
+    has_rows = _has_rows(world, npc, corpus)
+    own = npc_rows(world, npc, corpus=corpus).train if has_rows else []
     return train_on_feedback(
         name=npc,
         base=base_folder(world, "npc"),
@@ -398,5 +403,6 @@ def train_from_feedback(
         out=found.candidate(npc),
         config=config,
         way=way,
+        replay=[*own, *general_rows("train", corpus, limit=len(own))],
         show=show,
     )

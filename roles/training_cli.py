@@ -94,7 +94,7 @@ def train_npc(
         return
     if from_feedback is not None:
         outcome = training.train_from_feedback(
-            loaded, name, from_feedback, config, way, show=not as_json
+            loaded, name, from_feedback, config, way, corpus=corpus, show=not as_json
         )
     else:
         outcome = training.train_npc(
