@@ -29,7 +29,9 @@ def test_a_simple_row_becomes_notes_then_line_then_reply(tmp_path: Path) -> None
 
 def test_only_a_characters_replies_are_its_own_words(tmp_path: Path) -> None:
     """What was its own is not said again (`no_repeat_ngram_size`): notes have to be sayable."""
-    (row,) = with_system(read_rows([write(tmp_path, GOOD)]).rows, npc_system("Pim", "a boy", "Shy."))
+    (row,) = with_system(
+        read_rows([write(tmp_path, GOOD)]).rows, npc_system("Pim", "a boy", "Shy.")
+    )
     assert [[s.kind for s in m.segments] for m in row.messages] == [
         ["persona"],
         ["player"],

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from engine.adapters import adapter_digest
-from npc_adapters.data import Row
+from npc_adapters.data import Row, message
 from npc_adapters.errors import DataError, UsageError
 from npc_adapters.feedback import choose, read_feedback, train_on_feedback
 from npc_adapters.train import TrainConfig, train_adapter
@@ -74,26 +74,34 @@ def test_every_way_makes_the_better_line_likelier(
     )
     assert adapter_digest(live) == before
     assert outcome.card.parents == (before,)
-    better = [
-        Row(
-            (
-                *one.messages,
-                rows[0]
-                .messages[-1]
-                .__class__(
-                    role="assistant",
-                    segments=(
-                        rows[0].messages[-1].segments[0].__class__(kind="x", text=one.rewrite),
-                    ),
-                ),
-            ),
-            "f",
-            1,
-        )
-        for one in judged
-    ]
+    better = [Row((*o.messages, message("assistant", o.rewrite)), "f", 1) for o in judged]
     matrix = swap_matrix(base, {"old": live, "new": tmp_path / "new"}, {"rows": better})
     assert matrix["new"]["rows"] < matrix["old"]["rows"]
+
+
+def test_replayed_rows_are_less_forgotten(tmp_path: Path, base: Path, rows: list[Row]) -> None:
+    from npc_adapters.evaluate import swap_matrix
+
+    live, made = tmp_path / "live", {}
+    quick = TrainConfig(rank=4, alpha=8, epochs=1, max_tokens=128)
+    train_adapter(name="pim", base=base, rows=rows, out=live, config=quick, show=False)
+    for _ in range(4):
+        write_feedback(tmp_path / "f", verdict="rewrite", rewrite="[sad] Mind the ink.")
+    for share in (0.0, 4.0):
+        made[str(share)] = tmp_path / str(share)
+        train_on_feedback(
+            name="pim",
+            base=base,
+            live=live,
+            judged=read_feedback(tmp_path / "f", "pim"),
+            out=made[str(share)],
+            config=TrainConfig(epochs=6, lr=1e-2, batch_size=4, max_tokens=128, replay=share),
+            way="sft",
+            replay=rows,
+            show=False,
+        )
+    matrix = swap_matrix(base, made, {"rows": rows})
+    assert matrix["4.0"]["rows"] < matrix["0.0"]["rows"]
 
 
 def test_a_rewrite_without_a_mood_takes_the_spoken_lines(tmp_path: Path) -> None:

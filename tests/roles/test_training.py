@@ -115,6 +115,27 @@ def png(keyword: bytes, text: bytes) -> bytes:
     )
 
 
+def test_of_the_rows_a_fifth_act_and_a_fifth_say_noted_facts(world: World, tmp_path: Path) -> None:
+    def row(number: int) -> dict[str, object]:
+        acts, noted = number % 10 == 8, number % 10 == 9
+        said = [
+            ("user", f"Guest: {number}?"),
+            ("assistant", f"[calm] {number}." + "\n> nod {}" * acts),
+        ]
+        messages = [{"role": role, "content": text} for role, text in said]
+        return {"messages": messages, "copy": [str(number)] * noted}
+
+    file = tmp_path / "rows.jsonl"
+    file.write_text("\n".join(json.dumps(row(number)) for number in range(100)), encoding="utf-8")
+    rows = training.npc_rows(world, "anna", data=[file]).train
+    mixed = training._mixed(rows, 20)
+    numbers = sorted(int(one.replies[0].split()[1].split(".")[0]) for one in mixed)
+    assert [n for n in numbers if n % 10 == 8] == [8, 18, 28, 38]
+    assert [n for n in numbers if n % 10 == 9] == [9, 19, 29, 39]
+    assert [n for n in numbers if n % 10 < 8] == [0, 1, 2, 3, 4, 5, 6, 7, 10, 11, 12, 13]
+    assert training._mixed(rows, 0) == rows
+
+
 @pytest.mark.parametrize(
     ("spec", "keyword"), [("chara_card_v2", b"chara"), ("chara_card_v3", b"ccv3")]
 )
