@@ -36,12 +36,15 @@ _COMMON = 0.1  # of the facts: a word in more of them says too little to bring o
 # Words of small talk: alone they never mean a fact, however rare they are in the lore.
 _SMALL_TALK = frozenset(
     """
-    again always bad call called cold come day ever evening fine friend glad go good goodbye
-    happy hello help here hour leave left like long look love mean mind morning name need never
-    new nice night old place quiet rest see sit something sorry stay story talk thank thanks
-    think time tired tonight understand very wait want way well work yes
+    again always ate back bad bring brought call called cold come day days down eat ever evening
+    find fine found friend get give glad go gone good goodbye got happy hello help here home hour
+    just keep kept last leave left like live long look lost love made make mean mind morning name
+    need never new nice night old once place put quiet rest said same see sit something sorry stay
+    story take talk thank thanks think time tired today told tomorrow tonight took true understand
+    up use used very wait want way week well went work wrong year years yes young
     """.split()  # noqa: SIM905 - a list of so many quoted words reads worse
 )
+_CONTRACTED = re.compile(r"['\u2019](?:s|t|d|m|ll|re|ve)\b", re.IGNORECASE)  # no words of their own
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,7 +80,13 @@ class Lore:
         return [fact for fact in self._facts if fact.known_to(scopes, happened)]
 
     def relevant(
-        self, said: str, scopes: Set[str], happened: Set[str], limit: int | None = None
+        self,
+        said: str,
+        scopes: Set[str],
+        happened: Set[str],
+        limit: int | None = None,
+        *,
+        asked: str = "",
     ) -> list[Fact]:
         """Facts that what is said may mean and that may be known, best first.
 
@@ -85,9 +94,10 @@ class Lore:
 
         Args:
             limit: the most to return; None for all.
+            asked: name of who is spoken to; alone it means no fact about them.
         """
-        terms = content_words(said)
-        meant = self._meant(terms)
+        terms = content_words(_CONTRACTED.sub("", said))
+        meant = self._meant(terms, _SMALL_TALK.union(content_words(asked)))
         if not meant:
             return []
         rows = self._database.execute(
@@ -98,14 +108,14 @@ class Lore:
         found = [fact for fact in found if fact.known_to(scopes, happened)]
         return found[:limit]
 
-    def _meant(self, terms: Iterable[str]) -> set[int]:
+    def _meant(self, terms: Iterable[str], telling_nothing: Set[str]) -> set[int]:
         """Facts (by row) that share two words with these, or one that tells."""
         few = max(len(self._facts) * _COMMON, 2)
         shared: Counter[int] = Counter()
         for term in terms:
             query = "SELECT rowid FROM words WHERE words MATCH ?"
             rows = [row for (row,) in self._database.execute(query, (f'"{term}"',))]
-            tells = len(rows) <= few and term not in _SMALL_TALK
+            tells = len(rows) <= few and term not in telling_nothing
             shared.update(dict.fromkeys(rows, 2 if tells else 1))
         return {row for row, weight in shared.items() if weight >= 2}
 

@@ -243,7 +243,9 @@ class Talk:
         """What is said now, with the notes of this moment before it."""
         play, body = self.play, self.body
         scopes = self.house.world.scopes(body.agent, play.place(body.agent, body.scene))
-        facts = play.lore.relevant(body.text, scopes, play.director.happened, num_facts)
+        asked = self.house.world.npcs[body.agent].name
+        happened = play.director.happened
+        facts = play.lore.relevant(body.text, scopes, happened, num_facts, asked=asked)
         memories = recollections(
             play.memories,
             body.agent,

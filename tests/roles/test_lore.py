@@ -9,13 +9,14 @@ TEXTS = {
     "oil": "The lamp oil is kept under the third step in the night.",
     "name": "A reader without a name waits at the gate.",
     "cat": "The cat of the night is called Errata.",
+    "chair": "Cosimo's chair was lost in a map.",
     **{f"lamp{i}": f"Lamp {i} burns every night in the long corridor." for i in range(12)},
 }
 
 
 @pytest.fixture
 def lore() -> Lore:
-    """Fifteen facts; most have a lamp and a night in them."""
+    """Sixteen facts; most have a lamp and a night in them."""
     return Lore({key: Fact(id=key, text=text, know=EVERYONE) for key, text in TEXTS.items()})
 
 
@@ -29,6 +30,20 @@ def meant(lore: Lore, said: str) -> list[str]:
 )
 def test_small_talk_brings_up_no_fact(lore: Lore, said: str) -> None:
     assert meant(lore, said) == []
+
+
+def test_a_contraction_is_no_word(lore: Lore) -> None:
+    assert meant(lore, "What's that? It's Bo's, and he's sorry.") == []
+
+
+def test_who_is_spoken_to_is_meant_by_more_than_the_name(lore: Lore) -> None:
+    def asked(said: str) -> list[str]:
+        found = lore.relevant(said, EVERYONE, frozenset(), asked="Cosimo")
+        return [fact.id for fact in found]
+
+    assert asked("Good night, Cosimo.") == []
+    assert asked("Cosimo, who took your chair?") == ["chair"]
+    assert meant(lore, "Have you seen Cosimo?") == ["chair"]
 
 
 def test_one_word_that_few_facts_have_brings_up_its_fact(lore: Lore) -> None:
