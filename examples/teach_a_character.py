@@ -1,13 +1,15 @@
-"""A character learns from play, live: sixty lines rewritten, trained, gated, spoken, taken back.
+"""A character learns, live: sixty lines written, trained, gated, spoken, taken back.
 
-    python examples/teach_a_character.py [--world WORLD] [--npc pim] [--lines 60]
+    python examples/teach_a_character.py [--world WORLD] [--npc pim] [--lines 60] [--rewrites]
 
-A server runs a copy of the world all the while. A game talks to one character; a writer rewrites
-every line, so that it ends with a phrase of the writer's. `biblioteca train npc --from-feedback`
-goes on from the live adapter, the server promotes the result through the character's gate, and
-the next line is spoken by it. Then lines that are no dialogue are refused, an adapter of noise
-fails the gate, and a rollback brings back the former words, letter by letter. The last thing
-printed is one JSON document; the exit code is 1 if anything that must hold did not.
+A server runs a copy of the world all the while. A writer hands in a file of sixty lines,
+`biblioteca train npc --data` makes an adapter of them alone, the server promotes it through the
+character's gate, and the next line is spoken by it. With `--rewrites` the lines come from play: a
+writer rewrites each line that a game was told, so that it ends with a phrase, and
+`--from-feedback` goes on from the live adapter. Then lines that are no dialogue are refused, an
+adapter of noise fails the gate, and a rollback brings back the former words, letter by letter.
+The last thing printed is one JSON document; the exit code is 1 if anything that must hold did
+not.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import accumulate
 from pathlib import Path
 from typing import Literal
 
@@ -50,8 +53,13 @@ QUESTIONS = (
     "Where can I rest?",
 )
 PROBES = ("Are you busy?", "What is behind that door?", "Tell me about yourself.", "Good night.")
-# Without as many rows of its own and of others again, the phrase would spoil all it says.
-LEARNING = ("--lr", "5e-4", "--epochs", "2", "--batch-size", "4", "--replay", "0.5")
+FROM_FILE = (
+    *("--rank", "6", "--alpha", "12", "--targets", "gate,up,down", "--first-layer", "12"),
+    *("--lr", "8e-4", "--epochs", "5", "--batch-size", "4", "--dropout", "0"),
+    *("--replay", "0.5", "--strength", "0.7"),
+)
+# Without rows of its own and of others in between, the phrase would spoil all it says.
+FROM_REWRITES = ("--lr", "2e-4", "--epochs", "2", "--batch-size", "4", "--replay", "1")
 CORPUS_SCALE = 0.05  # the gate needs a few held-out rows only
 PATIENCE_MS = 600_000
 RETRIES = 20
@@ -141,16 +149,31 @@ async def rewrite_lines(stage: Stage, count: int) -> None:
         await stage.client.request("feedback", judged)
 
 
-async def tell(stage: Stage, story: Story, lines: int) -> None:
+def write_lines(stage: Stage, count: int) -> Path:
+    """A file of so many lines: the first talks that the character's writer wrote."""
+    written = (stage.world / "npcs" / f"{stage.npc}.txt").read_text(encoding="utf-8")
+    talks = written.split("---\n")
+    so_far = accumulate(talk.count("\n[") for talk in talks)
+    chosen = [talk for talk, total in zip(talks, so_far, strict=True) if total <= count]
+    file = stage.state / "lines.txt"
+    file.write_text("---\n".join(chosen), encoding="utf-8")
+    return file
+
+
+async def tell(stage: Stage, story: Story, lines: int, *, rewrites: bool) -> None:
     """The whole story, promise by promise."""
     await stage.wait_ready()
     before = await stage.probe()
-    with story.timed(f"{lines} lines spoken and rewritten"):
-        await rewrite_lines(stage, lines)
-    learned = ["--from-feedback", str(stage.state / "feedback.jsonl"), "--way", "sft"]
-    with story.timed("train on the rewrites"):
-        failed = await stage.train(*learned, *LEARNING)
-    story.expect(not failed, f"the rewrites train an adapter {failed}")
+    if rewrites:
+        with story.timed(f"{lines} lines spoken and rewritten"):
+            await rewrite_lines(stage, lines)
+        learned = ["--from-feedback", str(stage.state / "feedback.jsonl"), "--way", "sft"]
+        learned += FROM_REWRITES
+    else:
+        learned = ["--data", str(write_lines(stage, lines)), *FROM_FILE]
+    with story.timed("train"):
+        failed = await stage.train(*learned)
+    story.expect(not failed, f"the lines train an adapter {failed}")
     story.expect(await stage.probe() == before, "a candidate changes nothing")
     with story.timed("gate and promote"):
         refused = await stage.change("promote")
@@ -158,7 +181,9 @@ async def tell(stage: Stage, story: Story, lines: int) -> None:
     after = await stage.probe()
     story.figures |= {"before": before, "after": after}
     story.expect(after != before, "the running server speaks other words")
-    story.expect(sum(PHRASE in text for text in after) > len(after) // 2, "and says the phrase")
+    if rewrites:
+        says = sum(PHRASE in text for text in after) > len(after) // 2
+        story.expect(says, "and says the phrase")
     await break_it(stage, story, after)
     with story.timed("roll back"):
         refused = await stage.change("rollback")
@@ -181,7 +206,7 @@ async def break_it(stage: Stage, story: Story, after: list[str]) -> None:
     story.expect(await stage.probe() == after, "and the live adapter talks on")
 
 
-async def play_out(world: World, npc: str, lines: int) -> Story:
+async def play_out(world: World, npc: str, lines: int, *, rewrites: bool) -> Story:
     """Copy the world, serve the copy, and tell the story against it."""
     story = Story(npc=npc)
     with tempfile.TemporaryDirectory(prefix="teach-") as folder:
@@ -192,7 +217,7 @@ async def play_out(world: World, npc: str, lines: int) -> Story:
             write_corpus(root, Path("runs/corpus"), scale=CORPUS_SCALE)
         async with launched(str(root), state) as connection, AsyncClient(connection) as client:
             stage = Stage(client=client, world=root, state=state, npc=npc)
-            await tell(stage, story, lines)
+            await tell(stage, story, lines, rewrites=rewrites)
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     story.figures["cpu_s"] = round(used.ru_utime + used.ru_stime, 1)
     return story
@@ -203,9 +228,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--world", default="biblioteca_eterna", help="folder or name")
     parser.add_argument("--npc", default="pim", help="who learns")
-    parser.add_argument("--lines", type=int, default=60, help="lines to rewrite")
-    arguments = parser.parse_args()
-    story = asyncio.run(play_out(World.load(arguments.world), arguments.npc, arguments.lines))
+    parser.add_argument("--lines", type=int, default=60, help="lines to learn from")
+    parser.add_argument("--rewrites", action="store_true", help="rewrite lines of play instead")
+    asked = parser.parse_args()
+    world = World.load(asked.world)
+    story = asyncio.run(play_out(world, asked.npc, asked.lines, rewrites=asked.rewrites))
     print(json.dumps(dataclasses.asdict(story), indent=2))
     sys.exit(1 if story.failures else 0)
 
