@@ -56,7 +56,7 @@ PROBES = ("Are you busy?", "What is behind that door?", "Tell me about yourself.
 FROM_FILE = (
     *("--rank", "6", "--alpha", "12", "--targets", "gate,up,down", "--first-layer", "12"),
     *("--lr", "8e-4", "--epochs", "5", "--batch-size", "4", "--dropout", "0"),
-    *("--replay", "0.5", "--strength", "0.7"),
+    *("--replay", "0.5", "--strength", "0.9"),
 )
 # Without rows of its own and of others in between, the phrase would spoil all it says.
 FROM_REWRITES = ("--lr", "2e-4", "--epochs", "2", "--batch-size", "4", "--replay", "1")
