@@ -17,8 +17,9 @@ from npc_adapters.judge import CharacterJudge
 from npc_adapters.replies import write_replies
 from npc_adapters.store import Check
 from roles.offers import reply_grammar
+from roles.rows import CORPUS, general_rows
 from roles.schema import GateTable
-from roles.training import CORPUS, base_folder, general_rows, sampling, trials
+from roles.training import base_folder, sampling, trials
 from roles.world import DIRECTOR, World
 
 _ROWS = 24  # held-out rows that a gate can afford

@@ -1,51 +1,35 @@
-"""A world's models from its files: which rows train whom, on which base, and where it lands.
+"""A world's models from its rows: who is trained on which base, and where it lands.
 
-    models/npc-base                           what characters share: an adapter on their base
-    models/book-base                          what books are distilled from
-    models/adapters/NAME                      live adapters: one per character, and the director's
-    models/judge                              tells the characters apart
-
-Rows come from what a writer puts into `npcs/NAME.txt` and `npcs/NAME.jsonl`, and from the corpus
-that the world's grammar writes (`runs/corpus`).
+models/npc-base                           what characters share: an adapter on their base
+models/book-base                          what books are distilled from
+models/adapters/NAME                      live adapters: one per character, and the director's
+models/judge                              tells the characters apart
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from books.prompt import BOOK_HEAD
 from engine.errors import BaseModelError
 from engine.requests import SamplingParams
 from npc_adapters.card import AdapterCard
-from npc_adapters.data import Row, read_rows, split_rows, with_system
+from npc_adapters.data import split_rows
 from npc_adapters.errors import TrainingError
 from npc_adapters.store import AdapterLibrary
-from npc_adapters.tokenizer import CONTROL_TOKENS
 from roles.dialogues.gate import scripts_gate
 from roles.offers import reply_grammar
-from roles.prompt import npc_system
+from roles.rows import CORPUS, RowSet, corpus_rows, general_rows, has_rows, mix_rows, npc_rows
 from roles.world import DIRECTOR, World
 
 if TYPE_CHECKING:
     from npc_adapters.evaluate import Trial
     from npc_adapters.train import Outcome, TrainConfig
 
-CORPUS = Path("runs/corpus")
 WORLD = "world"  # the adapter of all characters together
 TALK = "talk"  # the adapter under them
-
-
-@dataclass(frozen=True, kw_only=True)
-class RowSet:
-    """Rows to learn from and rows held out."""
-
-    train: list[Row]
-    valid: list[Row]
 
 
 def library(world: World) -> AdapterLibrary:
@@ -72,58 +56,6 @@ def base_folder(world: World, tier: str) -> Path:
     return folder
 
 
-def _corpus_rows(stem: str, split: str, corpus: Path) -> list[Row]:
-    path = corpus / f"{stem}.{split}.jsonl"
-    if not path.exists():
-        return []
-    return read_rows([path], control_tokens=CONTROL_TOKENS).require_sound()
-
-
-def npc_rows(world: World, npc: str, *, corpus: Path = CORPUS, data: Sequence[Path] = ()) -> RowSet:
-    """A character's rows: given files alone, or else its own files and the corpus.
-
-    A writer's talks come first; a tenth of them is held out.
-
-    Raises:
-        TrainingError: no such character, or nothing to learn from.
-        DataError: faulty rows.
-    """
-    if npc not in world.npcs:
-        raise TrainingError(f"no character {npc!r}; there are: {', '.join(world.npcs)}")
-    spec = world.npcs[npc]
-    system = npc_system(spec.name, spec.role, spec.persona)
-    files = list(data) or own_files(world, npc)
-    train = read_rows(files, control_tokens=CONTROL_TOKENS).require_sound() if files else []
-    valid: list[Row] = []
-    if not data:
-        talks, valid = split_rows([row for row in train if row.path.endswith(".txt")])
-        lines = [row for row in train if not row.path.endswith(".txt")]
-        train = [*talks, *lines, *_corpus_rows(f"npc-{npc}", "train", corpus)]
-        valid = _by_turns(valid, _corpus_rows(f"npc-{npc}", "valid", corpus))
-    if not train:
-        where = world.root / "npcs" / f"{npc}.txt"
-        raise TrainingError(f"{npc} has nothing to learn from: write {where}, or give --data FILE")
-    return RowSet(train=with_system(train, system), valid=with_system(valid, system))
-
-
-def _by_turns(some: list[Row], others: list[Row]) -> list[Row]:
-    """Rows of both by turns, so that the first of them are of either kind."""
-    pairs = zip_longest(some, others)
-    return [row for pair in pairs for row in pair if row is not None]
-
-
-def own_files(world: World, npc: str) -> list[Path]:
-    """What a writer wrote for a character: talks and single lines."""
-    files = (world.root / "npcs" / f"{npc}{suffix}" for suffix in (".txt", ".jsonl"))
-    return [file for file in files if file.exists()]
-
-
-def general_rows(split: str, corpus: Path = CORPUS, limit: int | None = 2000) -> list[Row]:
-    """Dialogue of nobody in particular: for the base, against forgetting, and to measure it."""
-    rows = _corpus_rows("base", split, corpus)
-    return [row for row in rows if not row.messages[0].text.startswith(BOOK_HEAD)][:limit]
-
-
 def train_npc(
     world: World,
     npc: str,
@@ -142,7 +74,7 @@ def train_npc(
     return train_adapter(
         name=npc,
         base=base_folder(world, "npc"),
-        rows=_mixed(rows.train, config.max_rows),
+        rows=mix_rows(rows.train, config.max_rows),
         valid=rows.valid,
         out=library(world).candidate(npc),
         config=config,
@@ -169,7 +101,7 @@ def train_talk(
     outcome = train_adapter(
         name=TALK,
         base=find_folder(base),
-        rows=_mixed(general_rows("train", corpus, limit=None), config.max_rows),
+        rows=mix_rows(general_rows("train", corpus, limit=None), config.max_rows),
         valid=general_rows("valid", corpus),
         out=out,
         config=config,
@@ -177,25 +109,6 @@ def train_talk(
     )
     name_base(out, base)
     return outcome
-
-
-def _mixed(rows: list[Row], limit: int) -> list[Row]:
-    """As many rows as the limit says (0: all), the first of each kind, a writer's before others.
-
-    A fifth of them are such in which somebody acts, a fifth such that want a noted fact or name:
-    of rows as they come too few do either to learn it.
-    """
-    if not 0 < limit < len(rows):
-        return rows
-    acting = [row for row in rows if _acts(row)]
-    noted = [row for row in rows if row.facts and not _acts(row)]
-    chosen = acting[: limit // 5] + noted[: limit // 5]
-    taken = set(map(id, chosen))
-    return chosen + [row for row in rows if id(row) not in taken][: limit - len(chosen)]
-
-
-def _acts(row: Row) -> bool:
-    return any("\n> " in reply for reply in row.replies)
 
 
 def train_world(
@@ -210,7 +123,7 @@ def train_world(
     from npc_adapters.train import train_adapter
 
     each = [
-        npc_rows(world, npc, corpus=corpus) for npc in world.npcs if _has_rows(world, npc, corpus)
+        npc_rows(world, npc, corpus=corpus) for npc in world.npcs if has_rows(world, npc, corpus)
     ]
     rows = RowSet(
         train=[r for s in each for r in s.train], valid=[r for s in each for r in s.valid]
@@ -232,10 +145,6 @@ def train_world(
     return outcome
 
 
-def _has_rows(world: World, npc: str, corpus: Path) -> bool:
-    return bool(own_files(world, npc)) or (corpus / f"npc-{npc}.train.jsonl").exists()
-
-
 def train_director(
     world: World,
     config: TrainConfig,
@@ -251,14 +160,14 @@ def train_director(
     """
     from npc_adapters.train import train_adapter
 
-    train = _corpus_rows("director", "train", corpus)
+    train = corpus_rows("director", "train", corpus)
     if not train:
         raise TrainingError(f"{corpus}/director.train.jsonl is missing; run `biblioteca build`")
     return train_adapter(
         name=DIRECTOR,
         base=base_folder(world, "director"),
         rows=train,
-        valid=_corpus_rows("director", "valid", corpus),
+        valid=corpus_rows("director", "valid", corpus),
         out=library(world).candidate(DIRECTOR),
         config=config,
         resume=resume,
@@ -393,8 +302,8 @@ def train_from_feedback(
 
     found = library(world)
     found.verify(found.live(npc))
-    has_rows = _has_rows(world, npc, corpus)
-    own = npc_rows(world, npc, corpus=corpus).train if has_rows else []
+    has_own = has_rows(world, npc, corpus)
+    own = npc_rows(world, npc, corpus=corpus).train if has_own else []
     return train_on_feedback(
         name=npc,
         base=base_folder(world, "npc"),

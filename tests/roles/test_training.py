@@ -17,6 +17,7 @@ from roles.character_card import read_card as read_character
 from roles.character_card import write_character
 from roles.errors import WorldError
 from roles.gate import candidate_figures, shortfalls
+from roles.rows import mix_rows, npc_rows
 from roles.schema import GateTable
 from roles.world import DIRECTOR, World
 from tests.roles.worlds_for_tests import write_world
@@ -71,15 +72,15 @@ def _noise() -> list[dict[str, str]]:
 
 def test_an_unknown_character_or_one_without_lines_is_named(world: World, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="no character 'zed'"):
-        training.npc_rows(world, "zed", corpus=tmp_path)
+        npc_rows(world, "zed", corpus=tmp_path)
     with pytest.raises(TrainingError, match=r"write .*ben\.txt"):
-        training.npc_rows(world, "ben", corpus=tmp_path)
+        npc_rows(world, "ben", corpus=tmp_path)
     with pytest.raises(TrainingError, match="director base"):
         training.base_folder(world, "director")
 
 
 def test_rows_are_shown_as_live_requests_are(world: World, tmp_path: Path) -> None:
-    row = training.npc_rows(world, "anna", corpus=tmp_path).train[0]
+    row = npc_rows(world, "anna", corpus=tmp_path).train[0]
     assert row.messages[0].text.startswith("You are Anna, the keeper of the house.")
     assert row.messages[1].text == "Guest: Spoon 0?"
 
@@ -87,7 +88,7 @@ def test_rows_are_shown_as_live_requests_are(world: World, tmp_path: Path) -> No
 def test_a_writers_talks_come_first_and_a_tenth_is_held_out(world: World, tmp_path: Path) -> None:
     talks = [f"Guest: Is this cup {i}?\n[calm] It is cup {i}.\n---\n" for i in range(20)]
     (world.root / "npcs" / "anna.txt").write_text("".join(talks), encoding="utf-8")
-    rows = training.npc_rows(world, "anna", corpus=tmp_path)
+    rows = npc_rows(world, "anna", corpus=tmp_path)
     assert len(rows.valid) == 2
     assert all(row.path.endswith("anna.txt") for row in rows.train[:18] + rows.valid)
     assert rows.train[18].messages[1].text == "Guest: Spoon 0?"
@@ -127,13 +128,13 @@ def test_of_the_rows_a_fifth_act_and_a_fifth_say_noted_facts(world: World, tmp_p
 
     file = tmp_path / "rows.jsonl"
     file.write_text("\n".join(json.dumps(row(number)) for number in range(100)), encoding="utf-8")
-    rows = training.npc_rows(world, "anna", data=[file]).train
-    mixed = training._mixed(rows, 20)
+    rows = npc_rows(world, "anna", data=[file]).train
+    mixed = mix_rows(rows, 20)
     numbers = sorted(int(one.replies[0].split()[1].split(".")[0]) for one in mixed)
     assert [n for n in numbers if n % 10 == 8] == [8, 18, 28, 38]
     assert [n for n in numbers if n % 10 == 9] == [9, 19, 29, 39]
     assert [n for n in numbers if n % 10 < 8] == [0, 1, 2, 3, 4, 5, 6, 7, 10, 11, 12, 13]
-    assert training._mixed(rows, 0) == rows
+    assert mix_rows(rows, 0) == rows
 
 
 @pytest.mark.parametrize(
@@ -151,7 +152,7 @@ def test_a_card_becomes_a_character_with_training_rows(
     write_character(card, world.root, "hall")
     again = World.load(world.root)
     assert again.npcs["captain_rook"].persona == "Captain Rook is a pirate. Loud."
-    rows = training.npc_rows(again, "captain_rook", corpus=tmp_path).train
+    rows = npc_rows(again, "captain_rook", corpus=tmp_path).train
     assert rows[0].replies == ["[calm] Captain Rook!"]
     with pytest.raises(WorldError, match="is there already"):
         write_character(card, world.root, "hall")
