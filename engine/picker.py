@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence as Several
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cached_property
 
 import torch
 from llguidance import LLMatcher
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from engine.constraints import ConstraintCompiler, forbid
 from engine.loader import LoadedBase
-from engine.own_words import DISCOURAGED, OwnWords
+from engine.own_words import DISCOURAGED, OwnWords, word_parts
 from engine.requests import Alternative, Constraint
 from engine.sampler import penalize, sample
 from engine.sequence import Sequence
@@ -36,11 +37,15 @@ class Picker:
         """A constraint at its beginning. Raises: RequestError if it can't be used."""
         return self._constraints.compile(constraint)
 
+    @cached_property
+    def _word_parts(self) -> frozenset[int]:
+        return word_parts(self._tokenizer)
+
     def start(self, sequence: Sequence) -> None:
         """A line got its row."""
         if size := sequence.request.sampling.no_repeat_ngram_size:
             prompt = sequence.token_ids[sequence.num_virtual : sequence.num_prompt]
-            sequence.own_words = OwnWords(size, prompt, sequence.spans)
+            sequence.own_words = OwnWords(size, prompt, sequence.spans, self._word_parts)
             for token in sequence.token_ids[sequence.num_prompt :]:
                 sequence.own_words.add(token)
         if sequence.request.sampling.repetition_penalty == 1.0:

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 
 from engine.engine import Engine
 from engine.errors import RequestError
-from engine.own_words import OwnWords
+from engine.own_words import OwnWords, word_parts
 from engine.requests import SamplingParams, Span
+from engine.template import ChatTemplate
 from tests.engine.conftest import request, run
 
 HEARD, SAID = "player", "history"
@@ -50,14 +54,28 @@ def test_runs_do_not_reach_over_two_lines() -> None:
     assert again(own, "bc") == ""
 
 
-def test_a_line_never_repeats_itself_unless_it_may(engine: Engine) -> None:
+def test_no_word_is_broken_off() -> None:
+    own = OwnWords(3, *spans((SAID, "abcd")), parts={ord("c")})
+    assert again(own, "ab") == ""
+    assert again(own, "c") == "d"
+
+
+def test_parts_of_words_begin_with_no_space() -> None:
+    vocabulary = {"\u0120Travel": 0, "ler": 1, "'t": 2, "\u010a": 3, ",": 4, "\u2581don": 5, "7": 6}
+    assert word_parts(Tokenizer(WordLevel(vocabulary, unk_token="ler"))) == {1, 2, 6}
+
+
+def test_a_line_never_repeats_itself_unless_it_may(engine: Engine, base: Path) -> None:
+    parts = word_parts(ChatTemplate(base).tokenizer)
+
     def pairs(size: int) -> list[tuple[int, int]]:
         asked = request("one", max_tokens=100, no_repeat_ngram_size=size, ignore_eos=True)
-        return list(pairwise(run(engine, [asked])["one"]))
+        said = pairwise(run(engine, [asked])["one"])
+        return [pair for pair in said if pair[1] not in parts]
 
     free, held = pairs(0), pairs(2)
-    assert len(set(held)) == len(held) == 99
-    assert len(set(free)) < 99
+    assert len(set(held)) == len(held) > 10
+    assert len(set(free)) < len(free)
 
 
 def test_a_size_that_forbids_every_word_is_refused() -> None:
