@@ -101,6 +101,7 @@ class Engine:
             version=version,
             stream=TextStream(self.template.tokenizer, params.stop),
             matcher=self._picker.compile(params.constraint) if params.constraint else None,
+            biases=self._picker.biases(params),
             arrived=now,
             deadline=deadline,
         )

@@ -14,7 +14,7 @@ from torch import Tensor
 from engine.constraints import ConstraintCompiler, forbid
 from engine.loader import LoadedBase
 from engine.own_words import DISCOURAGED, OwnWords, word_parts
-from engine.requests import Alternative, Constraint
+from engine.requests import Alternative, Constraint, SamplingParams
 from engine.sampler import penalize, sample
 from engine.sequence import Sequence
 
@@ -31,11 +31,24 @@ class Picker:
         self._constraints = ConstraintCompiler(tokenizer, sorted(base.eos_ids), shape[1])
         self._filler = ThreadPoolExecutor(1, thread_name_prefix="constraint-masks")
         self._filling: Future[Tensor] | None = None
+        self._beginnings: dict[str, list[int]] = {}
         self._seen: Tensor | None = None  # bool [rows, V], once a line has a repetition penalty
 
     def compile(self, constraint: Constraint) -> LLMatcher:
         """A constraint at its beginning. Raises: RequestError if it can't be used."""
         return self._constraints.compile(constraint)
+
+    def biases(self, params: SamplingParams) -> tuple[tuple[list[int], float], ...]:
+        """Token ids for each entry of a line's `logit_bias`."""
+        return tuple((self._beginning_with(text), bias) for text, bias in params.logit_bias)
+
+    def _beginning_with(self, text: str) -> list[int]:
+        """Tokens that begin with a text; looked up once."""
+        if text not in self._beginnings:
+            ids = range(self._tokenizer.get_vocab_size())
+            texts = self._tokenizer.decode_batch([[i] for i in ids], skip_special_tokens=False)
+            self._beginnings[text] = [i for i in ids if texts[i].startswith(text)]
+        return self._beginnings[text]
 
     @cached_property
     def _word_parts(self) -> frozenset[int]:
@@ -74,6 +87,8 @@ class Picker:
         alternatives = self._alternatives(asking, logits)
         logits = self._penalize(asking, logits)
         for line, sequence in enumerate(asking):
+            for tokens, bias in sequence.biases:
+                logits[line, tokens] += bias
             if sequence.own_words is not None and (again := sequence.own_words.again()):
                 logits[line, list(again)] -= DISCOURAGED
         if self._filling is not None:

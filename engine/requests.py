@@ -6,6 +6,7 @@ settings; the answer is one `Started`, any number of `Delta`, and exactly one `F
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -68,6 +69,7 @@ class SamplingParams:
         repetition_penalty: above 1 discourages tokens already present (Keskar et al. 2019).
         no_repeat_ngram_size: from 2 on, no run of so many tokens that the speaker has said in this
             line or in an earlier one of the prompt; 0 is off. See `engine.own_words`.
+        logit_bias: texts, and what is added to the logits of all tokens that begin with them.
         stop: strings that end the text; they are not part of it.
         seed: any integer; same seed, same words, whatever else is in the batch.
         constraint: what the text must match, or None.
@@ -81,6 +83,7 @@ class SamplingParams:
     top_p: float = 1.0
     repetition_penalty: float = 1.0
     no_repeat_ngram_size: int = 0
+    logit_bias: tuple[tuple[str, float], ...] = ()
     stop: tuple[str, ...] = ()
     seed: int = 0
     constraint: Constraint | None = None
@@ -106,6 +109,10 @@ class SamplingParams:
             (
                 0 <= self.num_top_logprobs <= 20,
                 f"num_top_logprobs is {self.num_top_logprobs}; it must be from 0 to 20",
+            ),
+            *(
+                (math.isfinite(bias), f"the logit_bias of {text!r} is {bias}; it must be finite")
+                for text, bias in self.logit_bias
             ),
             (all(self.stop), "a stop string is empty; remove it"),
         ]

@@ -21,6 +21,7 @@ class Sequence:
             first `num_virtual` stand for a soft prompt, which is always computed already.
         key: what the KV depends on besides the tokens: base and adapter digest.
         row, slot: the KV row and adapter slot it holds while running.
+        biases: token ids, and what is added to their logits.
         own_words: what it won't say again, if its request wants that.
         arrived, deadline, started, first_token: seconds on the engine's clock.
     """
@@ -43,6 +44,7 @@ class Sequence:
     started: float | None = None
     first_token: float | None = None
     cancelled: bool = False
+    biases: tuple[tuple[list[int], float], ...] = ()
     own_words: OwnWords | None = None
     delta_ids: list[int] = field(default_factory=list)
 

@@ -53,20 +53,20 @@ TALK_LAYER = TrainConfig(
     dropout=0.0,
     replay=0.0,
 )
-# Attention, which finds the noted fact and copies it, stays the base's.
+# Attention, which finds the noted fact and copies it, stays the base's. Much is replayed: whoever
+# learns beside general talk forgets less at full strength than another at three quarters.
 NPC_ADAPTER = TrainConfig(
     rank=6,
     alpha=12,
     targets=MLP,
     first_layer=12,
-    epochs=3,
-    max_rows=200,
+    epochs=2,
+    max_rows=280,
     max_valid=16,
     batch_size=4,
     lr=8e-4,
     dropout=0.0,
-    replay=0.15,
-    strength=0.7,
+    replay=0.55,
 )
 # Small batches: it learns what to do in many small steps.
 DIRECTOR_ADAPTER = TrainConfig(

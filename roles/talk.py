@@ -18,7 +18,7 @@ from roles.line import Line
 from roles.meaning import meaning_of
 from roles.memory import Meaning
 from roles.npc import ceiling, compose, recollections, sampling_params
-from roles.offers import Offer, offer, reply_grammar
+from roles.offers import Offer, leaning, offer, reply_grammar
 from roles.playthrough import PLAYER
 from roles.prompt import turn
 from roles.reply import ReplyReader
@@ -225,6 +225,7 @@ class Talk:
             max_tokens=most.reply,
             num_top_logprobs=self.body.top_logprobs,
             constraint=reply_grammar(self.house.world.spec.emotions, self.offers),
+            logit_bias=leaning(self.house.world, self.offers, said),
         )
         line.priority, line.context_tokens = level.priority, table.context
         return said

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from transformers import (
@@ -9,8 +11,11 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from engine.engine import Engine
+from engine.errors import RequestError
 from engine.requests import SamplingParams
 from engine.sampler import penalize, sample, uniform
+from tests.engine.conftest import request, run
 
 
 def draw(logits: torch.Tensor, params: SamplingParams, count: int) -> torch.Tensor:
@@ -73,3 +78,21 @@ def test_numbers_depend_on_seed_and_index_alone_and_fill_the_interval() -> None:
     assert 0 <= min(numbers) < 0.01
     assert 0.99 < max(numbers) < 1
     assert uniform(7, 3) == uniform(7, 3)
+
+
+def test_a_bias_moves_every_token_that_begins_with_a_text(engine: Engine) -> None:
+    def said(bias: float) -> str:
+        biased = request("one", max_tokens=24, logit_bias=(("e", bias),), ignore_eos=True)
+        ids = run(engine, [biased])["one"]
+        return engine.template.decode(ids)
+
+    assert set(said(1e4).replace("e", "")) == set()
+    assert "e" not in said(-1e4)
+    assert said(0.0) == engine.template.decode(
+        run(engine, [request("two", max_tokens=24, ignore_eos=True)])["two"]
+    )
+
+
+def test_a_bias_without_end_is_refused() -> None:
+    with pytest.raises(RequestError, match="the logit_bias of 'e' is inf; it must be finite"):
+        SamplingParams(logit_bias=(("e", math.inf),))
