@@ -101,8 +101,8 @@ def leaning(world: World, offers: Sequence[Offer], said: Message) -> tuple[tuple
     """The `logit_bias` of a reply: towards acting, if what is asked for speaks of an offer.
 
     An offer is spoken of by a word of its name or its values, or by the verb that its description
-    begins with. Of 26 rows written for characters in which somebody acts 22 speak of an offer, of
-    60 in which nobody does, one.
+    begins with. Of 26 held-out rows with offers in which somebody acts 22 do so, of 60 in which
+    nobody acts one.
 
     Args:
         said: the player's turn; what the director wants counts as well.
