@@ -31,24 +31,26 @@ class Picker:
         self._constraints = ConstraintCompiler(tokenizer, sorted(base.eos_ids), shape[1])
         self._filler = ThreadPoolExecutor(1, thread_name_prefix="constraint-masks")
         self._filling: Future[Tensor] | None = None
-        self._beginnings: dict[str, list[int]] = {}
         self._seen: Tensor | None = None  # bool [rows, V], once a line has a repetition penalty
 
     def compile(self, constraint: Constraint) -> LLMatcher:
         """A constraint at its beginning. Raises: RequestError if it can't be used."""
         return self._constraints.compile(constraint)
 
-    def biases(self, params: SamplingParams) -> tuple[tuple[list[int], float], ...]:
-        """Token ids for each entry of a line's `logit_bias`."""
-        return tuple((self._beginning_with(text), bias) for text, bias in params.logit_bias)
+    def biases(self, params: SamplingParams) -> tuple[Tensor, Tensor] | None:
+        """Token ids [N] of a line's `logit_bias`, and what is added to them, fp32 [N]."""
+        if not params.logit_bias:
+            return None
+        found = {self._first_token(text): bias for text, bias in params.logit_bias}
+        added = torch.tensor(list(found.values()), dtype=torch.float32, device=self._device)
+        return torch.tensor(list(found), device=self._device), added
 
-    def _beginning_with(self, text: str) -> list[int]:
-        """Tokens that begin with a text; looked up once."""
-        if text not in self._beginnings:
-            ids = range(self._tokenizer.get_vocab_size())
-            texts = self._tokenizer.decode_batch([[i] for i in ids], skip_special_tokens=False)
-            self._beginnings[text] = [i for i in ids if texts[i].startswith(text)]
-        return self._beginnings[text]
+    def _first_token(self, text: str) -> int:
+        """The token that a text begins with after other words."""
+        before = "a" if text[0].isspace() else ""  # at a line's beginning some tokenizers add one
+        words = self._tokenizer.encode(before + text, add_special_tokens=False)
+        ends = (end for _, end in words.offsets)
+        return next(i for i, end in zip(words.ids, ends, strict=True) if end > len(before))
 
     @cached_property
     def _word_parts(self) -> frozenset[int]:
@@ -87,8 +89,9 @@ class Picker:
         alternatives = self._alternatives(asking, logits)
         logits = self._penalize(asking, logits)
         for line, sequence in enumerate(asking):
-            for tokens, bias in sequence.biases:
-                logits[line, tokens] += bias
+            if sequence.biases is not None:
+                tokens, biases = sequence.biases
+                logits[line, tokens] += biases
             if sequence.own_words is not None and (again := sequence.own_words.again()):
                 logits[line, list(again)] -= DISCOURAGED
         if self._filling is not None:

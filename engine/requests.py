@@ -57,6 +57,10 @@ class Constraint:
     source: str
 
 
+LogitBias = tuple[tuple[str, float], ...]
+"""Texts, and what is added to the logit of the token that each begins with."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SamplingParams:
     """How the next token is picked.
@@ -69,7 +73,8 @@ class SamplingParams:
         repetition_penalty: above 1 discourages tokens already present (Keskar et al. 2019).
         no_repeat_ngram_size: from 2 on, no run of so many tokens that the speaker has said in this
             line or in an earlier one of the prompt; 0 is off. See `engine.own_words`.
-        logit_bias: texts, and what is added to the logits of all tokens that begin with them.
+        logit_bias: what is likelier or less likely; a word in the middle of a line begins with
+            its space.
         stop: strings that end the text; they are not part of it.
         seed: any integer; same seed, same words, whatever else is in the batch.
         constraint: what the text must match, or None.
@@ -83,7 +88,7 @@ class SamplingParams:
     top_p: float = 1.0
     repetition_penalty: float = 1.0
     no_repeat_ngram_size: int = 0
-    logit_bias: tuple[tuple[str, float], ...] = ()
+    logit_bias: LogitBias = ()
     stop: tuple[str, ...] = ()
     seed: int = 0
     constraint: Constraint | None = None
@@ -114,6 +119,7 @@ class SamplingParams:
                 (math.isfinite(bias), f"the logit_bias of {text!r} is {bias}; it must be finite")
                 for text, bias in self.logit_bias
             ),
+            (all(text for text, _ in self.logit_bias), "a text of logit_bias is empty; remove it"),
             (all(self.stop), "a stop string is empty; remove it"),
         ]
         for ok, sentence in checks:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from llguidance import LLMatcher
+from torch import Tensor
 
 from engine.own_words import OwnWords
 from engine.requests import Finished, FinishReason, GenerationRequest, Span, Started, Usage
@@ -21,7 +22,7 @@ class Sequence:
             first `num_virtual` stand for a soft prompt, which is always computed already.
         key: what the KV depends on besides the tokens: base and adapter digest.
         row, slot: the KV row and adapter slot it holds while running.
-        biases: token ids, and what is added to their logits.
+        biases: token ids [N], and what is added to their logits, fp32 [N].
         own_words: what it won't say again, if its request wants that.
         arrived, deadline, started, first_token: seconds on the engine's clock.
     """
@@ -44,7 +45,7 @@ class Sequence:
     started: float | None = None
     first_token: float | None = None
     cancelled: bool = False
-    biases: tuple[tuple[list[int], float], ...] = ()
+    biases: tuple[Tensor, Tensor] | None = None
     own_words: OwnWords | None = None
     delta_ids: list[int] = field(default_factory=list)
 

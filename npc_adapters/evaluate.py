@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, DynamicCache
 
 from engine.adapters import LoadedAdapter, read_adapter
-from engine.requests import Constraint, SamplingParams
+from engine.requests import Constraint, LogitBias, Message, SamplingParams
 from engine.template import ChatTemplate
 from npc_adapters.bases import make_examples
 from npc_adapters.data import Row
@@ -202,6 +202,7 @@ def evaluate_adapters(
     *,
     sampling: SamplingParams,
     held_to: Constraint | None = None,
+    leaning: Callable[[Sequence[Message]], LogitBias] = lambda _: (),
     num_rows: int = 40,
     threads: int = 0,
 ) -> tuple[dict[str, dict[str, float]], dict[str, Any]]:
@@ -212,7 +213,7 @@ def evaluate_adapters(
         adapters: adapter folders by character.
         trials: rows by character, for the same characters.
         general: held-out rows of nobody in particular, for forgetting.
-        sampling, held_to: how replies are generated, see `write_replies`.
+        sampling, held_to, leaning: how replies are generated, see `write_replies`.
         num_rows: held-out rows per character, at most.
         threads: CPU threads of the engine that generates.
 
@@ -228,7 +229,13 @@ def evaluate_adapters(
     figures = {name: perplexities(matrix, name) for name in adapters}
     questions = [q for name in adapters for q in questions_of(held_out[name], name)]
     written = write_replies(
-        base, adapters, questions, sampling=sampling, held_to=held_to, threads=threads
+        base,
+        adapters,
+        questions,
+        sampling=sampling,
+        held_to=held_to,
+        leaning=leaning,
+        threads=threads,
     )
     replies = iter(written)
     for name in adapters:

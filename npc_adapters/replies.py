@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from engine.requests import (
     Delta,
     Finished,
     GenerationRequest,
+    LogitBias,
     Message,
     SamplingParams,
 )
@@ -35,6 +36,7 @@ def write_replies(
     *,
     sampling: SamplingParams,
     held_to: Constraint | None = None,
+    leaning: Callable[[Sequence[Message]], LogitBias] = lambda _: (),
     quantization: str = "auto",
     threads: int = 0,
 ) -> list[str]:
@@ -46,6 +48,7 @@ def write_replies(
         questions: what to answer.
         sampling: how words are picked; each question adds its number to the seed.
         held_to: the grammar of an answer, as in live play; None for free text.
+        leaning: the `logit_bias` of an answer to such messages.
         quantization: as in `EngineConfig`.
         threads: CPU threads; 0 lets torch decide.
 
@@ -65,6 +68,7 @@ def write_replies(
             sampling,
             seed=sampling.seed + number,
             constraint=held_to,
+            logit_bias=leaning(question.messages),
         )
         for number, question in enumerate(questions)
     ]

@@ -16,6 +16,7 @@ from npc_adapters.evaluate import (
 from npc_adapters.judge import CharacterJudge
 from npc_adapters.replies import write_replies
 from npc_adapters.store import Check
+from roles.leaning import towards_notes
 from roles.offers import reply_grammar
 from roles.rows import CORPUS, general_rows
 from roles.schema import GateTable
@@ -73,6 +74,7 @@ def candidate_figures(
         questions_of(rows, npc),
         sampling=sampling(world),
         held_to=reply_grammar(world.spec.emotions, ()),
+        leaning=towards_notes,
     )
     figures |= judge_replies(npc, rows, replies, _judge(world, npc))
     if "lore" in figures:

@@ -20,8 +20,9 @@ from engine.requests import Delta, Finished, GenerationRequest, Message, Samplin
 from roles.director import WAIT, event_due, wrong_way
 from roles.errors import RolesError
 from roles.grammar import read_yaml
+from roles.leaning import leaning
 from roles.npc import sampling_params
-from roles.offers import directive_grammar, leaning, offer, reply_grammar
+from roles.offers import directive_grammar, offer, reply_grammar
 from roles.prompt import Notes, director_system, director_turn, npc_system, turn
 from roles.world import World
 
@@ -122,7 +123,7 @@ def _npc_trial(world: World, case: Mapping[str, Any], number: int) -> Trial:
         sampling=replace(
             sampling_params(world.spec.tiers.npc.sampling, spec.sampling, number),
             constraint=reply_grammar(world.spec.emotions, offers),
-            logit_bias=leaning(world, offers, said),
+            logit_bias=leaning(world, offers, messages),
         ),
         adapter=case["npc"],
         fault=lambda answer: npc_fault(case, answer),

@@ -9,17 +9,13 @@ from typing import Any
 
 import jsonschema
 
-from books.retrieval import content_words
-from engine.requests import Constraint, Message
+from engine.requests import Constraint
 from roles import prompt
 from roles.errors import LineError
 from roles.problems import nearest
 from roles.prompt import one_line
 from roles.world import World
 
-# Added to the logit of a new line, with which an action begins, where the player speaks of what is
-# offered: small models promise rather than act.
-ACT_BIAS = 2.0
 MAX_ACTIONS = 2  # in one reply; more is a scene, and belongs to the game
 # One way to write JSON, the way training data writes it.
 _SPACING = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
@@ -95,31 +91,6 @@ def reply_grammar(emotions: Sequence[str], offers: Sequence[Offer]) -> Constrain
         schema = json.dumps({**one.schema, "x-guidance": _SPACING})
         rules.append(f"call_{i}: {json.dumps(one.name + ' ')} %json {schema}")
     return Constraint(kind="lark", source="\n".join(rules))
-
-
-def leaning(world: World, offers: Sequence[Offer], said: Message) -> tuple[tuple[str, float], ...]:
-    """The `logit_bias` of a reply: towards acting, if what is asked for speaks of an offer.
-
-    An offer is spoken of by a word of its name or its values, or by the verb that its description
-    begins with. Of 26 held-out rows with offers in which somebody acts 22 do so, of 60 in which
-    nobody acts one.
-
-    Args:
-        said: the player's turn; what the director wants counts as well.
-    """
-    asked = {
-        word
-        for segment in said.segments
-        if segment.kind in ("player", "direction")
-        for line in segment.text.splitlines()
-        for word in content_words(line.partition(": ")[2])
-    }
-    for one in offers:
-        verb = content_words(world.spec.actions[one.name].description)[:1]
-        values = (str(value) for choice in one.choices.values() for value in choice)
-        if asked.intersection([*verb, *content_words(" ".join((*one.name.split("_"), *values)))]):
-            return (("\n", ACT_BIAS),)
-    return ()
 
 
 def directive_grammar(world: World, without: Mapping[str, Collection[str]]) -> Constraint:

@@ -83,6 +83,17 @@ def turn(speaker: str, line: str, notes: Notes | None = None) -> Message:
     return Message(role="user", segments=(*(notes or Notes()).segments(), said))
 
 
+def noted(said: Message, *kinds: str) -> list[str]:
+    """The notes of some kinds, such as "Fact" or "Goal", that a turn holds before its line."""
+    *notes, _ = said.text.splitlines()
+    return [text for kind, _, text in (note.partition(": ") for note in notes) if kind in kinds]
+
+
+def words_said(said: Message) -> str:
+    """What the speaker of a turn says, without name and notes."""
+    return said.text.splitlines()[-1].partition(": ")[2]
+
+
 def reply(text: str) -> Message:
     """A line the character has spoken, as it stands in the history."""
     return Message(role="assistant", segments=(Segment(kind="history", text=text),))

@@ -85,14 +85,14 @@ def general_rows(split: str, corpus: Path = CORPUS, limit: int | None = 2000) ->
 def mix_rows(rows: list[Row], limit: int) -> list[Row]:
     """As many rows as the limit says (0: all), the first of each kind, a writer's before others.
 
-    A fifth of them are such in which somebody acts, a fifth such that want a noted fact or name:
+    A fifth of them are such in which somebody acts, a third such that want a noted fact or name:
     of rows as they come too few do either to learn it.
     """
     if not 0 < limit < len(rows):
         return rows
     acting = [row for row in rows if _acts(row)]
     noted = [row for row in rows if row.facts and not _acts(row)]
-    chosen = acting[: limit // 5] + noted[: limit // 5]
+    chosen = acting[: limit // 5] + noted[: limit // 3]
     taken = set(map(id, chosen))
     return chosen + [row for row in rows if id(row) not in taken][: limit - len(chosen)]
 

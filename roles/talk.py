@@ -14,11 +14,12 @@ from roles.budget import LEVELS
 from roles.engines import Engine
 from roles.errors import EncoderError, HushedError, LineError
 from roles.house import House
+from roles.leaning import leaning
 from roles.line import Line
 from roles.meaning import meaning_of
 from roles.memory import Meaning
 from roles.npc import ceiling, compose, recollections, sampling_params
-from roles.offers import Offer, leaning, offer, reply_grammar
+from roles.offers import Offer, offer, reply_grammar
 from roles.playthrough import PLAYER
 from roles.prompt import turn
 from roles.reply import ReplyReader
@@ -220,12 +221,15 @@ class Talk:
             )
             line.prompt = messages
             line.routing += [cut] if cut else []
+        bias = leaning(self.house.world, self.offers, line.prompt)
+        if bias:
+            line.routing.append("leans towards " + ", ".join(repr(text) for text, _ in bias))
         line.sampling = replace(
             params,
             max_tokens=most.reply,
             num_top_logprobs=self.body.top_logprobs,
             constraint=reply_grammar(self.house.world.spec.emotions, self.offers),
-            logit_bias=leaning(self.house.world, self.offers, said),
+            logit_bias=bias,
         )
         line.priority, line.context_tokens = level.priority, table.context
         return said

@@ -20,6 +20,7 @@ from npc_adapters.data import split_rows
 from npc_adapters.errors import TrainingError
 from npc_adapters.store import AdapterLibrary
 from roles.dialogues.gate import scripts_gate
+from roles.leaning import towards_notes
 from roles.offers import reply_grammar
 from roles.rows import CORPUS, RowSet, corpus_rows, general_rows, has_rows, mix_rows, npc_rows
 from roles.world import DIRECTOR, World
@@ -209,6 +210,7 @@ def evaluate(
         general_rows("valid", corpus),
         sampling=sampling(world),
         held_to=reply_grammar(world.spec.emotions, ()),
+        leaning=towards_notes,
         num_rows=num_rows,
         threads=threads,
     )

@@ -80,7 +80,7 @@ def test_numbers_depend_on_seed_and_index_alone_and_fill_the_interval() -> None:
     assert uniform(7, 3) == uniform(7, 3)
 
 
-def test_a_bias_moves_every_token_that_begins_with_a_text(engine: Engine) -> None:
+def test_a_bias_moves_the_token_that_a_text_begins_with(engine: Engine) -> None:
     def said(bias: float) -> str:
         biased = request("one", max_tokens=24, logit_bias=(("e", bias),), ignore_eos=True)
         ids = run(engine, [biased])["one"]

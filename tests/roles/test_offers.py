@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from llguidance import LLMatcher, LLTokenizer
 
-from engine.requests import Constraint, Message, Segment
+from engine.requests import Constraint
 from roles.errors import LineError
-from roles.offers import directive_grammar, leaning, offer, reply_grammar
+from roles.offers import directive_grammar, offer, reply_grammar
 from roles.world import World
 from tests.roles.worlds_for_tests import write_world
 
@@ -58,28 +58,6 @@ def test_narration_markup_and_control_characters_cannot_be_spoken(world: World, 
 
 def test_other_languages_pass(world: World) -> None:
     assert accepts(reply_grammar(world.spec.emotions, []), "[calm] ¿Dónde está? どこ? Где?")
-
-
-@pytest.mark.parametrize(
-    ("goal", "line", "leans"),
-    [
-        ("", "Guest: May I have the brass key?", True),  # a value of the offer
-        ("", "Guest: Please give it to me.", True),  # its name
-        ("Goal: part with the lamp.\n", "Guest: Good evening.", True),  # the director wants it
-        ("Mood: calm.\n", "Guest: What is behind that door?", False),
-        ("", "Lamp: Who are you?", False),  # who speaks is not what is spoken of
-    ],
-)
-def test_a_reply_leans_towards_an_action_that_is_spoken_of(
-    world: World, goal: str, line: str, leans: bool
-) -> None:
-    said = Message(
-        role="user",
-        segments=(Segment(kind="direction", text=goal), Segment(kind="player", text=line)),
-    )
-    offers = [offer(world, "give", {"item": ["brass key", "lamp"]})]
-    assert bool(leaning(world, offers, said)) is leans
-    assert leaning(world, [], said) == ()
 
 
 def test_directives_follow_the_worlds_schema(world: World) -> None:
