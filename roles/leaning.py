@@ -12,10 +12,12 @@ from collections.abc import Iterator, Sequence
 
 from books.retrieval import content_words
 from engine.requests import LogitBias, Message
+from roles.lore import SMALL_TALK, uncontracted
 from roles.offers import Offer
 from roles.prompt import noted, words_said
 from roles.world import World
 
+_SAYS_LITTLE = SMALL_TALK - {"name", "call", "called"}  # "What was my name?" is about a name
 # Of 183 held-out rows that want a noted fact or a goal's name, 75 % get it without, 78 % with 1,
 # 80 % with 2.
 NOTE_BIAS = 2.0
@@ -33,18 +35,19 @@ def leaning(world: World, offers: Sequence[Offer], messages: Sequence[Message]) 
 def towards_notes(messages: Sequence[Message]) -> LogitBias:
     """The `logit_bias` of a reply: towards words of the note that is asked about.
 
-    That is the one, or those, of all turns that shares most words with what is said now. The
-    director's goal of this turn counts as well.
+    That is the one, or those, of all turns that shares most words with what is said now; what was
+    said before is noted too. The director's goal of this turn counts as well.
 
     Args:
         messages: system message, talk so far and what is said now.
     """
     said = messages[-1]
-    asked = set(content_words(words_said(said)))
+    asked = set(content_words(uncontracted(words_said(said))))
     known = asked | set(content_words(messages[0].text.partition(",")[0]))  # "You are Indice"
-    turns = (message for message in messages if message.role == "user")
+    turns = [message for message in messages if message.role == "user"]
     notes = [text for message in turns for text in noted(message, "Fact", "Memory")]
-    shared = [len(asked.intersection(content_words(text))) for text in notes]
+    notes += map(words_said, turns[:-1])
+    shared = [len((asked - _SAYS_LITTLE).intersection(content_words(text))) for text in notes]
     most = max(shared, default=0) or 1
     texts = [text for text, count in zip(notes, shared, strict=True) if count == most]
     wanted = [text.partition(" ")[2] for text in noted(said, "Goal")]  # without its verb
@@ -55,9 +58,9 @@ def towards_notes(messages: Sequence[Message]) -> LogitBias:
 def _words(texts: Sequence[str], known: set[str]) -> Iterator[str]:
     """The words of some texts as they are written, without those that ask or are known."""
     for text in texts:
-        for word in re.findall(r"[^\W_]+(?:['\u2019-][^\W_]+)*", text):
+        for word in re.findall(r"[^\W_]+(?:-[^\W_]+)*", uncontracted(text)):
             meant = content_words(word)
-            if meant and not known.intersection(meant):
+            if meant and not known.intersection(meant) and (len(word) > 2 or not word.islower()):
                 yield word
 
 

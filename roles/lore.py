@@ -34,7 +34,7 @@ _ID = re.compile(r"^[a-z][a-z0-9_]*$")
 _KEYS = {"know", "after"}
 _COMMON = 0.1  # of the facts: a word in more of them says too little to bring one up alone
 # Words of small talk: alone they never mean a fact, however rare they are in the lore.
-_SMALL_TALK = frozenset(
+SMALL_TALK = frozenset(
     """
     again always ate back bad bring brought call called cold come day days down eat ever evening
     find fine found friend get give glad go gone good goodbye got happy hello help here home hour
@@ -44,7 +44,7 @@ _SMALL_TALK = frozenset(
     up use used very wait want way week well went work wrong year years yes young
     """.split()  # noqa: SIM905 - a list of so many quoted words reads worse
 )
-_CONTRACTED = re.compile(r"['\u2019](?:s|t|d|m|ll|re|ve)\b", re.IGNORECASE)  # no words of their own
+_CONTRACTED = re.compile(r"(?:n['\u2019]t|['\u2019](?:s|d|m|ll|re|ve))\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,6 +66,11 @@ class Fact:
     def known_to(self, scopes: Set[str], happened: Set[str]) -> bool:
         """Whether someone with these scopes may know it, given the events that happened."""
         return bool(self.know & scopes) and (not self.after or self.after in happened)
+
+
+def uncontracted(text: str) -> str:
+    """A text without what apostrophes add to its words: no words of their own."""
+    return _CONTRACTED.sub("", text)
 
 
 class Lore:
@@ -96,8 +101,8 @@ class Lore:
             limit: the most to return; None for all.
             asked: name of who is spoken to; alone it means no fact about them.
         """
-        terms = content_words(_CONTRACTED.sub("", said))
-        meant = self._meant(terms, _SMALL_TALK.union(content_words(asked)))
+        terms = content_words(uncontracted(said))
+        meant = self._meant(terms, SMALL_TALK.union(content_words(asked)))
         if not meant:
             return []
         rows = self._database.execute(

@@ -36,7 +36,7 @@ def test_a_reply_leans_towards_the_note_that_is_asked_about() -> None:
     )
     assert words(turn("Traveller", "Where is Lorenzo Lane?", notes)) == [" Eiglop"]
     said = turn("Traveller", "Who is Lorenzo?", replace(notes, memories=notes.memories[:1]))
-    assert words(said) == [" works", " tailor", " Eiglop", " wolf-king's", " cat"]
+    assert words(said) == [" works", " tailor", " Eiglop", " wolf-king", " cat"]
 
 
 def test_a_note_of_an_earlier_turn_counts_and_an_earlier_goal_does_not() -> None:
@@ -44,6 +44,15 @@ def test_a_note_of_an_earlier_turn_counts_and_an_earlier_goal_does_not() -> None
     before = turn("Traveller", "Good evening.", notes)
     now = turn("Traveller", "Where is that pump?", Notes(goal="send the player to Hugo"))
     assert words(before, reply("[calm] Alba."), now) == [" Eiglop", " Hugo"]
+
+
+def test_what_was_said_before_counts_as_noted() -> None:
+    before = turn("Traveller", "My dog is called Biscuit.")
+    now = turn("Traveller", "What was my dog's name?")
+    assert words(before, reply("[calm] A good name."), now) == [" called", " Biscuit"]
+    small_talk = turn("Traveller", "I'm glad I found you, and I don't smoke here today.")
+    assert words(small_talk, turn("Traveller", "How are you today?")) == []
+    assert words(small_talk, turn("Traveller", "Who may smoke?"))[:2] == [" glad", " found"]
 
 
 def test_a_line_that_asks_for_no_note_leans_nowhere() -> None:
