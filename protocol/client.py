@@ -10,6 +10,7 @@ and the call's `text`, `parts`, `reply` and `error` fill as words arrive.
 
 from __future__ import annotations
 
+import difflib
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -219,6 +220,14 @@ def make_body(t: str, fields: dict[str, Any]) -> m.Body:
     entry = REQUESTS.get(t)
     if entry is None:
         raise Refusal(Code.UNKNOWN_TYPE, f"there is no request type {t!r}")
+    known = entry.request.model_fields
+    if unknown := [name for name in fields if name not in known]:
+        # A server ignores what it doesn't know, so a misspelt setting would do nothing.
+        near = difflib.get_close_matches(unknown[0], known, 1)
+        right = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(sorted(known))}"
+        raise Refusal(
+            Code.BAD_REQUEST, f"{t} has no field {unknown[0]!r}; {right}", field=unknown[0]
+        )
     try:
         return entry.request.model_validate(fields)
     except ValidationError as error:

@@ -11,11 +11,16 @@ ProtocolError
 
 from __future__ import annotations
 
+import re
+import reprlib
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
+    from pydantic_core import ErrorDetails
+
+_MODEL = re.compile(r" or instance of \w+")  # what pydantic would take beside a dictionary
 
 
 class Code(StrEnum):
@@ -118,11 +123,22 @@ class VersionError(ProtocolError):
 
 def first_fault(error: ValidationError) -> tuple[str, str]:
     """The first field that a message has wrong ("" for the whole), and a sentence naming it."""
-    first = error.errors(include_url=False, include_input=False)[0]
+    first = error.errors(include_url=False)[0]
     field = ".".join(map(str, first["loc"]))
-    wrong = str(first["msg"])
-    if first["type"] in ("too_short", "string_too_short"):
-        told = first["ctx"]
-        if told.get("actual_length", told["min_length"] - 1) == 0:
-            wrong = "is empty; at least one character or entry is needed"
+    wrong = _fault(first)
     return field, f"{field}: {wrong}" if field else wrong
+
+
+def _fault(first: ErrorDetails) -> str:
+    """What is wrong with a value, and what would be right."""
+    kind, said, told = first["type"], first["msg"], first.get("ctx", {})
+    if kind == "missing":
+        return "is missing"
+    if kind == "value_error":
+        return said.removeprefix("Value error, ")
+    short = kind in ("too_short", "string_too_short")
+    if short and told.get("actual_length", told["min_length"] - 1) == 0:
+        return "is empty; at least one character or entry is needed"
+    value = reprlib.repr(first["input"])
+    right = _MODEL.sub("", said).replace("Input should", "it should")
+    return f"is {value}; {right}"

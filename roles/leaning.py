@@ -14,7 +14,7 @@ from books.retrieval import content_words
 from engine.requests import LogitBias, Message
 from roles.lore import SMALL_TALK, uncontracted
 from roles.offers import Offer
-from roles.prompt import noted, words_said
+from roles.prompt import noted, speaker_and_words
 from roles.world import World
 
 _SAYS_LITTLE = SMALL_TALK - {"name", "call", "called"}  # "What was my name?" is about a name
@@ -42,17 +42,19 @@ def towards_notes(messages: Sequence[Message]) -> LogitBias:
         messages: system message, talk so far and what is said now.
     """
     said = messages[-1]
-    asked = set(content_words(uncontracted(words_said(said))))
-    known = asked | set(content_words(messages[0].text.partition(",")[0]))  # "You are Indice"
+    speaker, words = speaker_and_words(said)
+    asked = set(content_words(uncontracted(words)))
+    you_are = messages[0].text.partition(",")[0]  # "You are Indice"
+    known = asked.union(content_words(f"{you_are} {speaker}"))
     turns = [message for message in messages if message.role == "user"]
     notes = [text for message in turns for text in noted(message, "Fact", "Memory")]
-    notes += map(words_said, turns[:-1])
+    notes += (speaker_and_words(message)[1] for message in turns[:-1])
     shared = [len((asked - _SAYS_LITTLE).intersection(content_words(text))) for text in notes]
     most = max(shared, default=0) or 1
     texts = [text for text, count in zip(notes, shared, strict=True) if count == most]
     wanted = [text.partition(" ")[2] for text in noted(said, "Goal")]  # without its verb
-    words = (*_words(texts, known), *_words(wanted, known | _ADDRESSED))
-    return tuple((f" {word}", NOTE_BIAS) for word in dict.fromkeys(words))
+    likelier = (*_words(texts, known), *_words(wanted, known | _ADDRESSED))
+    return tuple((f" {word}", NOTE_BIAS) for word in dict.fromkeys(likelier))
 
 
 def _words(texts: Sequence[str], known: set[str]) -> Iterator[str]:
@@ -74,7 +76,7 @@ def towards_acting(world: World, offers: Sequence[Offer], said: Message) -> Logi
     Args:
         said: the player's turn; what the director wants counts as well.
     """
-    asked = set(content_words(" ".join((words_said(said), *noted(said, "Goal")))))
+    asked = set(content_words(" ".join((speaker_and_words(said)[1], *noted(said, "Goal")))))
     for one in offers:
         verb = content_words(world.spec.actions[one.name].description)[:1]
         values = (str(value) for choice in one.choices.values() for value in choice)

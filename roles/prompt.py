@@ -89,9 +89,10 @@ def noted(said: Message, *kinds: str) -> list[str]:
     return [text for kind, _, text in (note.partition(": ") for note in notes) if kind in kinds]
 
 
-def words_said(said: Message) -> str:
-    """What the speaker of a turn says, without name and notes."""
-    return said.text.splitlines()[-1].partition(": ")[2]
+def speaker_and_words(said: Message) -> tuple[str, str]:
+    """Who speaks in a turn, and what is said; without its notes."""
+    speaker, _, words = said.text.splitlines()[-1].partition(": ")
+    return speaker, words
 
 
 def reply(text: str) -> Message:

@@ -111,6 +111,14 @@ def test_errors_of_requests_are_raised_with_code_and_field(hosted: Hosted) -> No
             client.start("say", AgentsRequest())
 
 
+def test_a_misspelt_field_is_refused_before_it_is_sent(hosted: Hosted) -> None:
+    with connect(hosted.path) as client:
+        with pytest.raises(Refusal, match="say has no field 'temprature'; did you mean 'temper"):
+            client.request("say", agent="pim", text="Hi.", temprature=0.2)
+        with pytest.raises(Refusal, match="feedback has no field 'x'; it has line, "):
+            client.request("feedback", x=1)
+
+
 def test_no_connection_file_says_how_to_start_a_server(tmp_path: Path) -> None:
     with pytest.raises(NoServerError, match="biblioteca serve"):
         connect(tmp_path / "none.json")

@@ -13,8 +13,18 @@ from protocol.messages import SayRequest
     ("fields", "field", "words"),
     [
         ({"agent": "pim", "text": ""}, "text", "text: is empty"),
-        ({"agent": "pim"}, "text", "text: Field required"),
-        ({"agent": "pim", "text": 5}, "text", "text: Input should be a valid string"),
+        ({"agent": "pim"}, "text", "text: is missing"),
+        (
+            {"agent": "pim", "text": "Hi.", "temperature": -2.0},
+            "temperature",
+            "temperature: is -2.0; it should be greater than or equal to 0",
+        ),
+        (
+            {"agent": "pim", "text": "Hi.", "actions": ["give"]},
+            "actions.0",
+            "actions.0: is 'give'; it should be a valid dictionary",
+        ),
+        ({"agent": "pim", "text": 5}, "text", "text: is 5; it should be a valid string"),
     ],
 )
 def test_the_first_fault_of_a_message_is_named(

@@ -32,7 +32,10 @@ def words(*messages: Message) -> list[str]:
 def test_a_reply_leans_towards_the_note_that_is_asked_about() -> None:
     notes = Notes(
         facts=("Lorenzo works as the tailor of Eiglop.", "The airlock smells of salt."),
-        memories=("Lorenzo told Indice about the wolf-king's cat.", "Eiglop has a Lorenzo Lane."),
+        memories=(
+            "Lorenzo told Indice about the wolf-king's cat.",
+            "Traveller said: Eiglop has a Lorenzo Lane.",
+        ),
     )
     assert words(turn("Traveller", "Where is Lorenzo Lane?", notes)) == [" Eiglop"]
     said = turn("Traveller", "Who is Lorenzo?", replace(notes, memories=notes.memories[:1]))
