@@ -111,7 +111,7 @@ class Screen:
 
     def listing(self) -> None:
         """Everyone who is hosted, a row each."""
-        table = Table(box=None, padding=(0, 2), header_style="grey50")
+        table = Table(box=None, padding=(0, 2, 0, 0), header_style="grey50")  # fits 80 columns
         for column in ("agent", "tier", "adapter", "state", "lines", "first token"):
             table.add_column(column, overflow="fold")
         for info in self.agents.values():
