@@ -50,7 +50,12 @@ def _distill(
     book: Annotated[str, typer.Argument(help="a book's name, or a .md or .txt file")] = "",
     every: _All = False,
     world: _World = _STARTER,
-    base: Annotated[Path | None, typer.Option(help="model folder the teacher starts from")] = None,
+    base: Annotated[
+        Path | None,
+        typer.Option(
+            help="model folder the teacher starts from; default: the world's, or the one that ships"
+        ),
+    ] = None,
     tokenizer: Annotated[Path | None, typer.Option(help="students' tokenizer, if another")] = None,
     out: Annotated[Path | None, typer.Option(help="folder for the students")] = None,
     work: _Work = _WORK,
@@ -85,7 +90,7 @@ def _distill(
 
     volumes, names = _choose(book, every, world)
     recipe = Recipe(
-        base=base or world / "models" / "book-base",
+        base=base or _book_base(world),
         tokenizer=tokenizer,
         params=parse_params(params),
         mix=HARD_LABELS if without_teacher else _parse_mix(loss),
@@ -326,6 +331,12 @@ def _book_path(book: str, world: Path) -> Path:
         known = ", ".join(found) or "none"
         raise typer.BadParameter(f"{world} has no book {book!r}; it has: {known}")
     return found[book]
+
+
+def _book_base(world: Path) -> Path:
+    """The base that a world's books are distilled from: its own, or else the one that ships."""
+    own = world / "models" / "book-base"
+    return own if own.is_dir() else _STARTER / "models" / "book-base"
 
 
 def _parse_mix(text: str) -> Any:

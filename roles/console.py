@@ -29,7 +29,11 @@ def agent_info(house: House, agent: str) -> admin.AgentInfo:
     name, about = _title(house, agent)
     last = house.transcript.last(agent)
     usage = last.usage if last is not None else wire.Usage()
-    error = engine.refused.get(agent, engine.error) if engine is not None else "no such tier"
+    error = (
+        engine.refused.get(agent, engine.error)
+        if engine is not None
+        else f"this world has no [tiers.{tier}] table"
+    )
     state: admin.State = engine.state if engine is not None else "failed"
     if engine is not None and state == "ready":
         unfit = agent in engine.refused

@@ -139,10 +139,10 @@ class Player:
 
     async def command(self, line: str) -> bool:
         """Do one typed line; False ends the game."""
-        verb, _, rest = line.strip().partition(" ")
+        verb, _, rest = line.strip().removeprefix("/").partition(" ")
         name, _, words = rest.strip().partition(" ")
         try:
-            match verb:
+            match verb if self._is_command(verb, name, words) else "say":
                 case "":
                     pass
                 case "quit" | "exit":
@@ -167,6 +167,12 @@ class Player:
         except (Refusal, ValueError) as error:
             self.screen.note(str(error).splitlines()[0], "red")
         return True
+
+    def _is_command(self, verb: str, name: str, words: str) -> bool:
+        """Whether a line is meant for the game: "look at this!" and "read to me" are spoken."""
+        if verb in ("talk", "ask", "read"):
+            return name in self.screen.agents or bool(name and not words)
+        return verb == "event" or not name
 
     async def _turn_to(self, name: str) -> None:
         """Talk to somebody else from now on."""

@@ -35,8 +35,16 @@ base = "{models}/npc-base"
 threads = 2                   # CPU threads it may use beside your game
 context = 640
 [tiers.npc.sampling]
-temperature = 0.7
+temperature = 0.4             # a small model copies names best when it guesses little
+top_p = 0.9
+repetition_penalty = 1.0      # names must be repeated as they stand in the notes
+no_repeat_ngram_size = 3      # but nobody says their own phrases twice
 max_tokens = 80
+
+[tiers.book]                  # a book can be read at once; `biblioteca distill accounts --world
+base = "models/students"      # {name}` makes the small model that answers from it
+[tiers.book.sampling]
+temperature = 0.0
 
 # What characters may want to do. The game says in each request which are possible now.
 [actions.give]

@@ -105,7 +105,8 @@ class Screen:
                 words.append(", " if words else "")
                 words.append(info.name or info.agent, style=f"bold {self.colour(info.agent)}")
                 if info.state != "ready":
-                    words.append(f" ({info.state})", style="red")
+                    why = f": {info.last_error}" if info.last_error else ""
+                    words.append(f" ({info.state}{why})", style="red")
             table.add_row(Text(_PLURALS[tier], style="grey50"), words)
         self.console.print(table)
 

@@ -181,7 +181,8 @@ class World:
             if spec is None or spec.server is not None:
                 continue
             if message := self._no_base(spec.base):
-                remedy = "train it with `biblioteca build`, or name a folder or hub id"
+                make = "distill --all" if tier == "book" else "build"
+                remedy = f"make it with `biblioteca {make}`, or name a folder or hub id"
                 problems.append(Problem("world.toml", f"tiers.{tier}.base", message, remedy))
             if spec.adapter and not (self.root / spec.adapter).is_dir():
                 problems.append(_no_adapter("world.toml", f"tiers.{tier}.adapter", spec.adapter))
