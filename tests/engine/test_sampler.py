@@ -81,12 +81,14 @@ def test_numbers_depend_on_seed_and_index_alone_and_fill_the_interval() -> None:
 
 
 def test_a_bias_moves_the_token_that_a_text_begins_with(engine: Engine) -> None:
-    def said(bias: float) -> str:
-        biased = request("one", max_tokens=24, logit_bias=(("e", bias),), ignore_eos=True)
+    def said(bias: float, text: str = "e") -> str:
+        biased = request("one", max_tokens=24, logit_bias=((text, bias),), ignore_eos=True)
         ids = run(engine, [biased])["one"]
         return engine.template.decode(ids)
 
     assert set(said(1e4).replace("e", "")) == set()
+    assert set(said(1e4, "\n")) == {"\n"}
+    assert {" "} <= set(said(1e4, " e")) <= {" ", "e"}  # a word begins with its space
     assert "e" not in said(-1e4)
     assert said(0.0) == engine.template.decode(
         run(engine, [request("two", max_tokens=24, ignore_eos=True)])["two"]
