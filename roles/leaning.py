@@ -48,7 +48,8 @@ def towards_notes(messages: Sequence[Message]) -> LogitBias:
     turns = [message for message in messages if message.role == "user"]
     notes = [text for message in turns for text in noted(message, "Fact", "Memory")]
     notes += (speaker_and_words(message)[1] for message in turns[:-1])
-    shared = [len((asked - _SAYS_LITTLE).intersection(content_words(text))) for text in notes]
+    telling = asked - _SAYS_LITTLE
+    shared = [len(telling.intersection(content_words(text))) for text in notes]
     most = max(shared, default=0) or 1
     texts = [text for text, count in zip(notes, shared, strict=True) if count == most]
     wanted = [text.partition(" ")[2] for text in noted(said, "Goal")]  # without its verb

@@ -85,13 +85,13 @@ def turn(speaker: str, line: str, notes: Notes | None = None) -> Message:
 
 def noted(said: Message, *kinds: str) -> list[str]:
     """The notes of some kinds, such as "Fact" or "Goal", that a turn holds before its line."""
-    *notes, _ = said.text.splitlines()
+    *notes, _ = said.text.split("\n")
     return [text for kind, _, text in (note.partition(": ") for note in notes) if kind in kinds]
 
 
 def speaker_and_words(said: Message) -> tuple[str, str]:
     """Who speaks in a turn, and what is said; without its notes."""
-    speaker, _, words = said.text.splitlines()[-1].partition(": ")
+    speaker, _, words = said.text.rpartition("\n")[2].partition(": ")
     return speaker, words
 
 

@@ -62,6 +62,7 @@ def test_a_line_that_asks_for_no_note_leans_nowhere() -> None:
     notes = Notes(place="Eiglop", present=("Alba",), mood="calm", facts=("The pump is in Eiglop.",))
     assert words(turn("Traveller", "How are you?", notes)) == []
     assert words(turn("Fact", "The pump is in Eiglop.")) == []  # said, not noted
+    assert words(Message(role="user", segments=())) == []
 
 
 @pytest.mark.parametrize(
